@@ -1,0 +1,40 @@
+"""What every backbone is handed out as, and how its first weights are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.dice import seed_global
+from .pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Body:
+    """A backbone and what one has to know to use it.
+
+    Attributes:
+        module: Inputs -> features (rows, width).
+        pixels: Raw pictures -> inputs of `module`.
+        width: Features of a row.
+        spec: What `from_spec` builds the same structure from, without weights; ready for JSON.
+    """
+
+    module: nn.Module
+    pixels: Pixels
+    width: int
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw a backbone's first weights by the seed; the caller's global generators are as before afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        seed_global(seed, "backbone")
+        yield

@@ -1,0 +1,154 @@
+"""Which backbone a name, a folder or a module means."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..core.errors import BadData, BadSetting, UnknownName
+from .body import Body, seeded
+from .convnet import ConvNet
+from .huggingface import from_huggingface_spec, huggingface
+from .mlp import MLP
+from .pixels import Pixels
+from .tapped import Pool, tapped
+
+SHIPPED = {"glyph-vit": Path(__file__).parent / "glyph_vit"}
+
+BACKBONES = {
+    "glyph-vit": "Vision transformer of 1.2 M weights, pre-trained on drawn Latin letters; reads grey 32x32, ships with Nacre.",
+    "mlp:IN-...-OUT": "Perceptron with ReLU over flat pixels, such as mlp:784-400-400; features are its last hidden layer.",
+    "convnet": "Four blocks of 3x3 convolution and batch norm, 128 features; convnet:32-64 says other widths.",
+    "FOLDER": "A vision model in Hugging Face form (config.json, model.safetensors), such as ./my-vit.",
+    "ORG/NAME": "A vision model on the Hugging Face hub, such as facebook/dinov2-small; fetched once, then kept.",
+}
+"""What `backbone` understands, with a line about each."""
+
+DEFAULT_CONVNET = (32, 64, 128, 128)
+
+
+def backbone(
+    source: str | Path | nn.Module,
+    *,
+    seed: int = 0,
+    pretrained: bool = True,
+    channels: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    layer: str | None = None,
+    width: int | None = None,
+    example: Any = None,
+    pool: Pool = "auto",
+) -> Body:
+    """Make a backbone with its pixels from a name, a folder, a hub id or a module.
+
+    Args:
+        source: One of `BACKBONES`, a Hugging Face folder, a hub id, or any module.
+        seed: Seeds weights that are drawn; the caller's global generators stay as they are.
+        pretrained: False draws the weights of a pre-trained model anew.
+        channels: Channels that the body reads; pictures are adapted. None: what the model was made for (convnet: 3).
+        size: Side of the pictures that the body reads; None: what the model was made for, or as they come.
+        layer: Of a module: the layer whose output are the features; None = its own output.
+        width: Of a module: features of a row; else taken from its `.width` or from a run on `example`.
+        example: Of a module: an input to run once.
+        pool: Of a module: how tokens become one row, see `Tapped`.
+
+    Raises:
+        UnknownName: no backbone has that name; the nearest is named.
+        BadData: a folder without a model in it, or weights that cannot be read or fetched.
+        BadSetting: settings that do not fit the backbone.
+
+    >>> body = backbone("mlp:64-32", seed=1)
+    >>> body.width, from_spec(body.spec).width
+    (32, 32)
+    """
+    if isinstance(source, nn.Module):
+        return _of_module(source, layer, width, example, pool, channels, size)
+    if layer is not None or example is not None or width is not None:
+        raise BadSetting(f"layer, width and example are said of a module, not of {str(source)!r}: leave them out")
+    name = str(source)
+    if name in SHIPPED:
+        return huggingface(SHIPPED[name], seed=seed, pretrained=pretrained, channels=channels, size=size, name=name)
+    kind, _, widths = name.partition(":")
+    if kind in ("mlp", "convnet") and isinstance(source, str):
+        side = [size, size] if isinstance(size, int) else size if size is None else list(size)
+        spec: dict[str, Any] = {"kind": kind, "widths": _widths(name, widths)}
+        pixels = {"channels": channels, "size": side}
+        if kind == "convnet":
+            spec["channels"] = pixels["channels"] = channels or 3
+        return from_spec({**spec, "pixels": pixels}, seed=seed)
+    if Path(source).exists():
+        if not Path(source).is_dir():
+            raise BadData(
+                f"{name!r} is a file: give the folder of a Hugging Face model (config.json, model.safetensors)"
+            )
+        return huggingface(source, seed=seed, pretrained=pretrained, channels=channels, size=size)
+    if isinstance(source, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return huggingface(name, seed=seed, pretrained=pretrained, channels=channels, size=size)
+    if isinstance(source, Path) or os.sep in name or "/" in name or name.startswith((".", "~")):
+        raise BadData(
+            f"no folder {name!r} (looked for {Path(name).absolute()}): give the folder of a Hugging Face model"
+        )
+    raise UnknownName("backbone", name, BACKBONES)
+
+
+def from_spec(spec: dict[str, Any], *, seed: int = 0) -> Body:
+    """The same structure again from its spec, with weights drawn by the seed; nothing is read or fetched.
+
+    Args:
+        spec: `Body.spec`, perhaps after a way through JSON.
+        seed: Seeds the weights.
+
+    Raises:
+        BadSetting: the spec is of a module that was given in Python, or of an unknown kind.
+    """
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "mlp": lambda: MLP(spec["widths"]),
+        "convnet": lambda: ConvNet(spec["channels"], spec["widths"]),
+    }
+    kind = spec.get("kind")
+    if kind == "huggingface":
+        return from_huggingface_spec(spec, seed)
+    if kind not in makers:
+        why = "it was made of a module given in Python" if kind == "module" else f"kind {kind!r} is none of them"
+        raise BadSetting(
+            f"from_spec makes {', '.join(sorted([*makers, 'huggingface']))}, but not this backbone: {why}. "
+            "Make it as before, with backbone(module, ...), and load its weights"
+        )
+    with seeded(seed):
+        module = makers[kind]()
+    return Body(module, Pixels(**spec["pixels"]), int(spec["widths"][-1]), dict(spec))
+
+
+def _of_module(
+    module: nn.Module,
+    layer: str | None,
+    width: int | None,
+    example: Any,
+    pool: Pool,
+    channels: int | None,
+    size: int | tuple[int, int] | None,
+) -> Body:
+    pixels = Pixels(channels, size)
+    own = getattr(module, "width", None)
+    if layer is None and width is None and isinstance(own, int):
+        body, width = module, own
+    else:
+        body = tapped(module, layer or "", width=width, example=example, pool=pool)
+        width = body.width
+    spec = {"kind": "module", "class": type(module).__name__, "layer": layer, "width": width, "pixels": pixels.settings}
+    return Body(body, pixels, width, spec)
+
+
+def _widths(name: str, text: str) -> list[int]:
+    kind = name.partition(":")[0]
+    if kind == "convnet" and not text:
+        return list(DEFAULT_CONVNET)
+    if not re.fullmatch(r"\d+(-\d+)*", text) or (kind == "mlp" and "-" not in text):
+        cure = "mlp:INPUT-HIDDEN-..., such as mlp:784-400-400" if kind == "mlp" else "convnet:32-64-128"
+        raise BadSetting(f"{name!r} does not say the widths of its layers: write {cure}")
+    return [int(w) for w in text.split("-")]

@@ -1,0 +1,156 @@
+"""The commands of `nacre`. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130
+CODES = """\b
+Exit codes:
+    0  done
+    1  failed on the way: data, files, a loss that is no number
+    2  wrong usage or config: an unknown name, a bad setting, a missing package
+    3  nothing to do: the run is finished already
+  130  interrupted; `nacre resume` goes on"""
+
+
+class Commands(click.Group):
+    """Commands whose errors are one line, and tell by their exit code what kind they are."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.secho("interrupted; `nacre resume` goes on from the last checkpoint", fg="yellow", err=True)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            code = _code(error)
+            if code is None:
+                raise
+            click.secho(f"error: {error}", fg="red", err=True)
+            sys.exit(code)
+
+
+def _code(error: Exception) -> int | None:
+    """The exit code of an expected error; None for one that is a fault of ours and shows where it happened."""
+    from ..core.errors import BadSetting, MissingExtra, NacreError, UnknownName
+    from ..experiment import Finished
+
+    if isinstance(error, Finished):
+        return NOTHING
+    if isinstance(error, (BadSetting, UnknownName, MissingExtra)):
+        return WRONG
+    return FAILED if isinstance(error, (NacreError, OSError, MemoryError)) else None
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        click.echo(f"nacre {version('nacre')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, epilog=CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.option("--debug", is_flag=True, help="Show where an error happened.")
+def cli(debug: bool) -> None:
+    """Continual learning for pre-trained models: what was learned, what was forgotten, how far what moved."""
+    import logging
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if debug else logging.WARNING)
+
+
+@cli.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--set", "changes", multiple=True, metavar="PLACE=VALUE", help="Change a setting, such as stage.0.epochs=5."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; by default runs/NAME-DATE-TIME.")
+@click.option("--seeds", metavar="0,1,2", help="Several give mean and spread; the same as --set run.seeds=[0,1,2].")
+@click.option("--device", help='"auto", "cpu", "cuda"; the same as --set run.device=...')
+def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: str | None, device: str | None) -> None:
+    """Run what CONFIG says; without one, the embedded comparison.
+
+    \b
+      nacre run                                     the comparison on drawn glyphs, some minutes
+      nacre run my.toml --set stage.0.epochs=5      one experiment
+      nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder
+    """
+    from ..core.errors import BadSetting
+    from .work import run_comparison, run_one
+
+    said = list(changes)
+    if seeds is not None:
+        if not all(s.strip().isdigit() for s in seeds.split(",")):
+            raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {seeds!r}")
+        said.append(f"run.seeds=[{seeds}]")
+    if device is not None:
+        said.append(f'run.device="{device}"')
+    if config is None:
+        run_comparison(said, out)
+    else:
+        run_one(config, said, out)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def resume(folder: Path) -> None:
+    """Go on with the run in DIR, from its newest checkpoint; the result is that of a run that never stopped."""
+    from .work import resume_any
+
+    resume_any(folder)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="How many classes to name.")
+@click.option("--task", type=int, help="The task that the rows come from, for models trained with tasks told.")
+@click.option("--device", default="cpu", show_default=True, help="Where to run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+def predict(folder: Path, files: tuple[Path, ...], top: int, task: int | None, device: str, as_json: bool) -> None:
+    """Name the classes of FILES by the model in DIR, a run's folder or an export.
+
+    FILES are pictures (png, jpg, ...), or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz or not).
+    """
+    from .predicting import predict_files
+
+    predict_files(folder, files, top, task, device, as_json)
+
+
+@cli.command("list")
+@click.argument("kind", required=False)
+def list_(kind: str | None) -> None:
+    """List what there is: all, or one KIND such as methods, streams, backbones, data, schedules, optimizers."""
+    from .telling import list_parts
+
+    list_parts(kind)
+
+
+@cli.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Say what NAME is: its paper, how faithful it is, its settings and their meaning; `show config` for the config."""
+    from .telling import show_part
+
+    show_part(name)
+
+
+def main() -> None:
+    """The entry point of the command `nacre`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

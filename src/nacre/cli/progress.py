@@ -1,0 +1,93 @@
+"""Progress while a run works: a bar with the time left on a terminal, a line a task elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from torch import Tensor
+
+from ..core.run import Result, percent
+from ..experiment import Observer, Trial
+from ..learner import Learner, Stage
+from ..metrics import Matrix
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Shown]:
+    """What shows the progress of a run inside the block."""
+    if not sys.stderr.isatty():
+        yield Shown(name)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4, speed_estimate_period=600) as bar:
+        yield Bar(name, bar)
+
+
+class Shown(Observer):
+    """One line a task."""
+
+    def __init__(self, name: str):
+        self.name, self.since = name, time.perf_counter()
+
+    def begin(self, name: str) -> Shown:
+        """From now on it is another run."""
+        self.name = name
+        return self
+
+    def seed_begins(self, trial: Trial) -> None:
+        self.since = time.perf_counter()
+
+    def measured(self, trial: Trial, moment: str, matrix: Matrix) -> None:
+        seconds = time.perf_counter() - self.since
+        click.echo(f"{self._place(trial)}: {_said(trial, moment, matrix)} ({seconds:.0f} s)", err=True)
+
+    def _place(self, trial: Trial) -> str:
+        return f"{self.name}, seed {trial.seed}"
+
+
+class Bar(Shown):
+    """A bar a seed, in parts of tasks."""
+
+    def __init__(self, name: str, bar: Any):
+        super().__init__(name)
+        self.bar, self.task, self.total = bar, None, 0
+
+    def seed_begins(self, trial: Trial) -> None:
+        super().seed_begins(trial)
+        learner = trial.learner
+        self.task = self.bar.add_task(self._place(trial), total=trial.tasks, completed=learner.experience, note="")
+
+    def stage_begins(self, learner: Learner, stage: Stage, total: int) -> None:
+        self.total = total
+
+    def stepped(self, learner: Learner, loss: Tensor) -> None:
+        if self.task is not None and learner.step % 5 == 0:
+            done = (learner.stage + learner.step / max(self.total, 1)) / len(learner.stages)
+            self.bar.update(self.task, completed=learner.experience + 0.95 * done)
+
+    def measured(self, trial: Trial, moment: str, matrix: Matrix) -> None:
+        if self.task is not None:
+            self.bar.update(self.task, completed=trial.learner.experience, note=_said(trial, moment, matrix))
+
+    def seed_ends(self, trial: Trial, result: Result) -> None:
+        if self.task is not None:
+            self.bar.update(self.task, completed=trial.tasks)
+
+
+def _said(trial: Trial, moment: str, matrix: Matrix) -> str:
+    value = matrix.after(moment) if matrix.known(moment) else float("nan")
+    return f"task {trial.learner.experience}/{trial.tasks}, {percent(value)} % so far"

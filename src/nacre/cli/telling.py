@@ -1,0 +1,87 @@
+"""What there is, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..catalogue import KINDS, Entry, Setting, about, entries, settings_of
+from ..core.errors import UnknownName
+from ..experiment import TABLES
+from ..report import Sheet, settings_sheet, show
+
+PLURALS = {"method": "methods", "memory": "memories", "stream": "streams", "backbone": "backbones", "data": "data"}
+PLURALS |= {"augment": "augments", "schedule": "schedules", "optimizer": "optimizers"}
+
+
+def list_parts(kind: str | None) -> None:
+    """Print the parts of one kind, or of all."""
+    singular = {plural: one for one, plural in PLURALS.items()} | {one: one for one in KINDS}
+    if kind is not None and kind.lower() not in singular:
+        raise UnknownName("kind of part", kind, PLURALS.values())
+    asked = list(KINDS) if kind is None else [singular[kind.lower()]]
+    sheets = []
+    for one in asked:
+        rows = [[e.name, e.fidelity or "-", e.summary] for e in entries(one)]
+        faithful = any(row[1] != "-" for row in rows)
+        header = [PLURALS[one], "fidelity", "what it does"]
+        if not faithful:
+            header, rows = [header[0], header[2]], [[row[0], row[2]] for row in rows]
+        sheets.append(Sheet(header, rows, left=len(header)))
+    show(*sheets)
+
+
+def show_part(name: str) -> None:
+    """Print all that is known about a part, or about the config."""
+    if name.lower() == "config":
+        show(*(settings_sheet(map(_cells, settings_of(t)), (t.__doc__ or "").strip()) for t in TABLES))
+        return
+    parts: list[Sheet | str] = []
+    for entry in about(name):
+        lines = [f"{entry.name} ({entry.kind})", entry.summary]
+        lines += ["", entry.text] if entry.text else []
+        if entry.paper is not None:
+            lines += ["", f"Paper: {entry.paper}", f"Fidelity: {entry.fidelity}"]
+        parts.append("\n".join(lines))
+        if entry.settings:
+            parts.append(settings_sheet(map(_cells, entry.settings)))
+        if snippet := _snippet(entry):
+            parts.append(f"In a config:\n\n{snippet}")
+    show(*parts)
+
+
+def _cells(setting: Setting) -> tuple[str, str, str, str, str]:
+    return setting.name, _plain(setting.default), setting.type, setting.range or "-", setting.help
+
+
+def _plain(value: Any) -> str:
+    """A default as a config would say it."""
+    if value is dataclasses.MISSING:
+        return "(must be said)"
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__
+    return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _snippet(entry: Entry) -> str:
+    """How a config names it, with its first settings at their defaults."""
+    plain = (bool, int, float, str)
+    told = [
+        f"{s.name} = {_plain(s.default)}" for s in entry.settings if isinstance(s.default, plain) and s.name != "seed"
+    ]
+    table = ", ".join([f'name = "{entry.name}"', *told[:3]])
+    source = "PATH" if entry.name.isupper() else entry.name
+    return {
+        "method": f"[[stage]]\nmethods = [{{ {table} }}]",
+        "memory": f"memory = {{ {table} }}",
+        "stream": f'[stream]\nkind = "{entry.name}"',
+        "backbone": f'[backbone]\nsource = "{source}"',
+        "data": f'[data]\nsource = "{entry.name}"',
+        "augment": f'[backbone]\naugment = "{entry.name}"',
+        "schedule": f"[[stage]]\nschedule = {{ {table} }}",
+        "optimizer": f'[[stage]]\noptimizer = {{ name = "{entry.name}", lr = 0.001 }}',
+    }[entry.kind]

@@ -1,0 +1,90 @@
+"""Running and resuming: folders, progress, tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from ..core.errors import BadData
+from ..core.run import Run
+from ..experiment import Comparison, Config, Experiment, Observer, compared_in, default_comparison, slug
+from ..report import Sheet, comparison, matrix, references, show
+from .progress import progress
+
+RUNS = Path("runs")
+
+
+def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
+    """Run one config."""
+    config = Config.load(path, changes)
+    out = out if out is not None else _fresh(config.run.name)
+    with progress(config.run.name) as hears:
+        record = Experiment(config).run(out, hears)
+    _tell([record], out)
+
+
+def run_comparison(changes: Sequence[str], out: Path | None) -> None:
+    """Run the embedded comparison."""
+    _compare(default_comparison(changes), out if out is not None else _fresh("comparison"))
+
+
+def resume_any(folder: Path) -> None:
+    """Go on with a run, or with a comparison of runs."""
+    if not folder.is_dir():
+        raise BadData(f"there is no folder {folder}")
+    several = compared_in(folder)
+    if several is not None:
+        _compare(several, folder)
+        return
+    if not (folder / "config.toml").is_file():
+        raise BadData(f"{folder} is no run's folder: it has no config.toml")
+    config = Config.load(folder)
+    with progress(config.run.name) as hears:
+        record = Experiment(config).resume(folder, hears)
+    _tell([record], folder)
+
+
+def _compare(several: Comparison, out: Path) -> None:
+    def hearing(config: Config) -> Observer:
+        return shown.begin(config.run.name)
+
+    with progress("") as shown:
+        runs = several.run(out, hearing)
+    sheet = comparison(runs, several.bounds, _title(runs[0]))
+    papers = references(runs)
+    page = [sheet.markdown(), *([several.text] if several.text else []), "\n".join(f"- {p}" for p in papers)]
+    (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    rows = {"runs": [run.to_json() for run in runs], "bounds": several.bounds}
+    (out / "comparison.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    text = [several.text] if several.text else []
+    show(sheet, *text, "\n".join(["Methods:", *(f"  {p}" for p in papers)]), f"kept in {out}")
+
+
+def _tell(runs: list[Run], out: Path) -> None:
+    run = runs[0]
+    papers = references(runs)
+    parts: list[Sheet | str] = [matrix(run), comparison(runs, title=_title(run))]
+    if papers:
+        parts.append("\n".join(["Methods:", *(f"  {p}" for p in papers)]))
+    show(*parts, f"kept in {out}")
+
+
+def _title(run: Run) -> str:
+    data = next(iter(run.results.values())).data
+    stream = data["stream"]
+    seeds = ", ".join(map(str, run.seeds))
+    return f"{data['source']}, {stream['kind']}, {len(stream['tasks'])} tasks, seed{'s' * (len(run.seeds) > 1)} {seeds}"
+
+
+def _fresh(name: str, exists: Callable[[Path], bool] = Path.exists) -> Path:
+    """A folder below `runs/` that is not there yet."""
+    stem = f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = (RUNS / (stem if not k else f"{stem}-{k}") for k in range(1000))
+    found = next((p for p in tries if not exists(p)), None)
+    if found is None:
+        raise click.UsageError(f"give --out: {RUNS / stem} is taken")
+    return found

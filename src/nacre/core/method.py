@@ -1,0 +1,222 @@
+"""Methods: rules that also know tasks. One law of composition per hook, so any two compose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from .errors import BadSetting
+from .model import Outputs, forward, mean_loss
+from .paper import Fidelity, Paper
+from .rows import Batch
+from .rule import Rule, Site
+from .state import Tensors
+from .stream import Task
+
+
+@dataclass
+class Method(Rule):
+    """Leaves the weights to the optimizer: fine-tuning, and the base of every method.
+
+    The empty method trains on each task in turn and forgets. Subclasses are dataclasses whose settings are their
+    configuration and whose `state()` fields are their state. Hooks leave modes as they find them and draw only counted dice.
+
+    Attributes:
+        parts: Modules that the method trains beside the model; they reach the optimizer as `parts.<Method>.<name>`.
+        paper: Where the method comes from.
+        fidelity: How sure we are that it is what was published.
+        off: Settings at which the method equals fine-tuning.
+        joins: Whether the method is trained on the whole stream at once, as bounds are.
+    """
+
+    paper: ClassVar[Paper | None] = None
+    fidelity: ClassVar[Fidelity] = "faithful"
+    off: ClassVar[dict[str, Any]] = {}
+    joins: ClassVar[bool] = False
+    TASK_HOOKS: ClassVar[tuple[str, ...]] = (
+        "prepare", "begin_stage", "shape_order", "shape_batch", "shape_logits", "objective", "loss", "after_step",
+        "end_stage",
+    )  # fmt: skip
+
+    parts: nn.ModuleDict = field(init=False, repr=False, compare=False, default_factory=nn.ModuleDict)
+
+    @classmethod
+    def examples(cls) -> Iterator[Method]:
+        """Small instances that shared checks test the class with."""
+        yield cls()
+
+    def prepare(self, model: nn.Module) -> None:  # each, in order
+        """Make the model and my parts what my state says: modules, requires_grad.
+
+        Idempotent. Called after every load, before any weights are loaded, and on both sides of `begin_stage`.
+        """
+
+    def begin_stage(self, model: nn.Module, task: Task) -> None:  # each, in order
+        """Read the task, change state; the optimizer does not exist yet."""
+
+    def shape_order(self, order: Tensor, task: Task, epoch: int) -> Tensor:  # pipe
+        """Which rows, in which order: (rows,) positions, equally many in every epoch."""
+        return order
+
+    def shape_batch(self, batch: Batch) -> Batch:  # pipe
+        """Raw rows, before augmentation: add replayed ones, repeat rows for views."""
+        return batch
+
+    def shape_logits(self, logits: Tensor, batch: Batch) -> Tensor:  # pipe
+        """Which classes compete; returns another tensor, never writes into this one."""
+        return logits
+
+    def objective(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor:  # at most one
+        """What the stage is for; by default the mean loss of the rows by their labels."""
+        return mean_loss(out, batch)
+
+    def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:  # sum
+        """A term beside the objective."""
+        return 0.0
+
+    # from Rule, around the optimizer step: shape_grads, shape_weights (pipes), resting (union, applied last)
+
+    def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:  # each, in order
+        """Once a micro-batch, after the step took effect: admit rows (source 0 only), count."""
+
+    def end_stage(self, model: nn.Module, task: Task) -> None:  # each, in order
+        """Learn what is to be remembered; the optimizer is gone."""
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:  # at most one
+        """Scores for `batch`, (rows, ..., classes)."""
+        return forward(model, batch).logits
+
+    def stale(self, model: nn.Module) -> list[int]:  # concatenation
+        """Tasks whose statistics were taken with another backbone than the present one."""
+        return []
+
+
+@dataclass
+class Composed(Method):
+    """Several rules and methods as one. The order matters to pipes only; rest is a union and has the last word."""
+
+    members: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        for hook in ("objective", "predict"):
+            able = [type(m).__name__ for m in self.members if m.overrides(hook)]
+            if len(able) > 1:
+                raise BadSetting(
+                    f"only one part may define {hook}(), but {' and '.join(able)} do: give one of them a stage of its own"
+                )
+        kinds = [type(m).__name__ for m in self.methods]
+        if len(set(kinds)) < len(kinds):
+            raise BadSetting(
+                f"two methods of one name in the composition {', '.join(kinds)}: their parts could not be told apart; "
+                "give one of them a subclass with its own name"
+            )
+
+    @property
+    def methods(self) -> list[Method]:
+        return [m for m in self.members if isinstance(m, Method)]
+
+    def overrides(self, hook: str) -> bool:
+        return any(m.overrides(hook) for m in self.members)
+
+    def _one(self, hook: str) -> Method:
+        return next((m for m in self.methods if m.overrides(hook)), Method())
+
+    def prepare(self, model: nn.Module) -> None:
+        for m in self.methods:
+            m.prepare(model)
+
+    def begin_stage(self, model: nn.Module, task: Task) -> None:
+        for m in self.methods:
+            m.begin_stage(model, task)
+
+    def shape_order(self, order: Tensor, task: Task, epoch: int) -> Tensor:
+        return reduce(lambda o, m: m.shape_order(o, task, epoch), self.methods, order)
+
+    def shape_batch(self, batch: Batch) -> Batch:
+        return reduce(lambda b, m: m.shape_batch(b), self.methods, batch)
+
+    def shape_logits(self, logits: Tensor, batch: Batch) -> Tensor:
+        return reduce(lambda z, m: m.shape_logits(z, batch), self.methods, logits)
+
+    def objective(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor:
+        return self._one("objective").objective(model, batch, out)
+
+    def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
+        return sum(m.loss(model, batch, out) for m in self.methods if m.overrides("loss"))
+
+    def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
+        return reduce(lambda g, m: m.shape_grads(g, site), self.members, grads)
+
+    def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
+        return reduce(lambda w, m: m.shape_weights(w, old, site), self.members, new)
+
+    def needs_old(self, name: str) -> bool:
+        return any(m.needs_old(name) for m in self.members)
+
+    def resting(self, site: Site) -> Tensors:
+        union: Tensors = {}
+        for m in self.members:
+            for n, rests in m.resting(site).items():
+                union[n] = _either(union[n], rests) if n in union else rests
+        return union
+
+    def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
+        for m in self.methods:
+            m.after_step(batch, out, site)
+
+    def end_stage(self, model: nn.Module, task: Task) -> None:
+        for m in self.methods:
+            m.end_stage(model, task)
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._one("predict").predict(model, batch)
+
+    def stale(self, model: nn.Module) -> list[int]:
+        return sorted({i for m in self.methods for i in m.stale(model)})
+
+
+def _either(a: Tensor, b: Tensor) -> Tensor:
+    """The union of two masks, of which one may be shorter (a head grew between them) or 0-dim."""
+    if a.ndim and b.ndim and len(a) != len(b):
+        short, long = (a, b) if len(a) < len(b) else (b, a)
+        union = long.clone()
+        union[: len(short)] |= short
+        return union
+    return a | b
+
+
+def compose(*members: Rule) -> Composed:
+    """Several rules and methods as one method; compositions inside are unfolded.
+
+    >>> from nacre.methods import ER, EWC
+    >>> [type(m).__name__ for m in compose(EWC(), ER()).members]
+    ['EWC', 'ER']
+    """
+    return Composed(members=tuple(leaf for m in members for leaf in leaves(m)))
+
+
+def leaves(rule: Rule) -> Iterator[Rule]:
+    """The single rules and methods inside a composition."""
+    if isinstance(rule, Composed):
+        for m in rule.members:
+            yield from leaves(m)
+    else:
+        yield rule
+
+
+def parts_of(method: Rule) -> nn.ModuleDict:
+    """Every trainable part of a method under one root; parameter names read `parts.MIST.projection.weight`."""
+    return nn.ModuleDict(
+        {type(m).__name__: m.parts for m in leaves(method) if isinstance(m, Method) and len(m.parts)}
+    )
+
+
+def trainable(model: nn.Module, method: Rule) -> dict[str, nn.Parameter]:
+    """What an optimizer may be given: the model's and the parts' parameters that require a gradient, by name."""
+    named = dict(model.named_parameters())
+    named |= {f"parts.{n}": p for n, p in parts_of(method).named_parameters()}
+    return {n: p for n, p in named.items() if p.requires_grad}

@@ -1,0 +1,158 @@
+"""What the library asks of a model, and how it is read without being disturbed.
+
+A model answers `model(x)` with a tensor of logits, or with an object that has `.logits` and, where a part needs them,
+`.features` of shape (rows, width). A head that can grow has a method `grow(classes, task_id)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rows import Batch
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
+"""Attributes under which DDP, torch.compile and FSDP keep the model they wrap."""
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside any DDP, FSDP or compile wrapper."""
+    while True:
+        inner = next((getattr(model, w) for w in WRAPPERS if isinstance(getattr(model, w, None), nn.Module)), None)
+        if inner is None:
+            return model
+        model = inner
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights lie; the CPU for a model without any."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One forward pass, shared by every part.
+
+    Attributes:
+        logits: (rows, ..., classes) as the model gave them: what is stored or distilled.
+        competing: The same after `shape_logits`: what is trained.
+        features: (rows, width), or None where the model gives none.
+        extra: Whatever else the model answers with.
+    """
+
+    logits: Tensor
+    competing: Tensor
+    features: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def detach(self) -> Outputs:
+        """The same values without their graph."""
+        features = self.features.detach() if self.features is not None else None
+        extra = {k: v.detach() for k, v in self.extra.items()}
+        return Outputs(self.logits.detach(), self.competing.detach(), features, extra)
+
+    def need_features(self, who: str) -> Tensor:
+        """The features, (rows, width).
+
+        Raises:
+            TypeError: the model gives none.
+        """
+        if self.features is None:
+            raise TypeError(
+                f"{who} reads features, but the model answers with logits only: let forward() return an object with "
+                ".logits and .features, or use nacre.backbones.Classifier(nacre.backbones.tapped(model, layer), head)"
+            )
+        return self.features
+
+
+def forward(model: nn.Module, batch: Batch) -> Outputs:
+    """Answer for `batch`; a model with `takes_task = True` is told the task ids."""
+    told = {"task": batch.task} if getattr(bare(model), "takes_task", False) else {}
+    answer = model(**batch.x, **told) if isinstance(batch.x, Mapping) else model(batch.x, **told)
+    if isinstance(answer, Tensor):
+        return Outputs(answer, answer)
+    extra = getattr(answer, "extra", None)
+    return Outputs(answer.logits, answer.logits, getattr(answer, "features", None), dict(extra) if extra else {})
+
+
+def row_loss(out: Outputs, batch: Batch) -> Tensor:
+    """Loss of each row, (rows,).
+
+    Squared error for float targets, cross-entropy for classes, its mean over the labelled tokens for token ids.
+    """
+    if batch.y.is_floating_point():
+        return (out.competing - batch.y).square().flatten(1).mean(1)
+    if batch.y.ndim == 1:
+        return F.cross_entropy(out.competing, batch.y, reduction="none")
+    loss = F.cross_entropy(out.competing.movedim(-1, 1), batch.y, reduction="none")
+    return loss.sum(1) / (batch.y != -100).sum(1).clamp_min(1)
+
+
+def mean_loss(out: Outputs, batch: Batch) -> Tensor:
+    """Weighted mean of the rows' losses, a scalar; 0 where no row counts."""
+    if batch.weight is None and batch.y.ndim == 1 and not batch.y.is_floating_point():
+        return F.cross_entropy(out.competing, batch.y)
+    loss = row_loss(out, batch)
+    return loss.mean() if batch.weight is None else (loss * batch.weight).sum() / batch.weight.sum().clamp_min(1e-12)
+
+
+def grow(model: nn.Module, classes: int, task_id: int | None = None) -> bool:
+    """Add rows to every head that can grow until it answers for `classes` classes; old rows keep their weights.
+
+    Args:
+        model: Any module; its submodules with a method `grow(classes, task_id)` are asked.
+        classes: The number of classes known from now on.
+        task_id: The task that the new classes belong to, for heads that separate tasks.
+
+    Returns:
+        Whether any head became wider.
+    """
+    asked = [m for m in bare(model).modules() if callable(getattr(m, "grow", None))]
+    return any([bool(m.grow(classes, task_id)) for m in asked])  # a list: every head is asked
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode back outside."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that read the answer out of the features.
+
+    A model's own `head_names` if it has them, else its growing heads, else whatever is called `head`.
+    """
+    named = getattr(model, "head_names", None)
+    if named is not None:
+        return tuple(named)
+    return tuple(n for n, m in model.named_modules() if n and callable(getattr(m, "grow", None))) or ("head",)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the parameters and buffers below the head, 32 hex digits.
+
+    Statistics of features carry the fingerprint they were taken with; under another one they are stale.
+    """
+    model = bare(model)
+    prefixes = head_prefixes(model)
+    digest = hashlib.blake2b(digest_size=16)
+    for name, t in model.state_dict().items():
+        if any(name == p or name.startswith(p + ".") for p in prefixes):
+            continue
+        digest.update(name.encode())
+        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

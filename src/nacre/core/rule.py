@@ -1,0 +1,294 @@
+"""Rules reshape optimizer steps. `attached` runs one around `optimizer.step()` in anybody's loop.
+
+To control how far a parameter moves, a rule acts on the step that was taken, not on the gradient: weight decay and momentum
+move entries whose gradient is zero, and Adam divides a constant factor out again. So what shall rest is put back after the
+step, bit for bit, under any optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .model import bare
+from .state import Stateful, Tensors, grown
+
+COPIES = {"z", "ax", "master", "master_param"}
+"""Optimizer state that is itself weights: schedule-free's `z`, ASGD's `ax`, fp32 masters. It rests with them."""
+
+_ATTACHED: WeakSet[Optimizer] = WeakSet()
+_CHUNK = 1 << 19  # entries that are selected at once on the CPU: they stay in its cache
+
+
+@dataclass
+class Site:
+    """Where a step happens: what a rule may read.
+
+    Attributes:
+        model: The bare model, never a wrapper.
+        optimizer: The optimizer that steps.
+        params: What the optimizer holds, by name; trainable parts of methods read `parts.<Method>.<name>`.
+        rule: The whole composition.
+        step: How many steps of this stage took effect.
+        took_effect: Whether the latest step did (a GradScaler skips steps).
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    params: dict[str, nn.Parameter]
+    rule: Rule
+    step: int = 0
+    took_effect: bool = True
+
+    def lr(self, name: str) -> float:
+        """The learning rate that the optimizer uses for a parameter now."""
+        mine = self.params[name]
+        return next(float(g["lr"]) for g in self.optimizer.param_groups if any(p is mine for p in g["params"]))
+
+
+@dataclass
+class Rule(Stateful):
+    """Reshapes optimizer steps; knows steps, not tasks. Every hook is the identity unless overridden."""
+
+    def shape_grads(self, grads: Tensors, site: Site) -> Tensors:  # pipe
+        """Change the gradients once a step, before the optimizer reads them.
+
+        With a closure it may be called more often, so learn nothing here. Return the same keys and shapes.
+        """
+        return grads
+
+    def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:  # pipe
+        """Change the weights after the step.
+
+        Args:
+            new: The live weights; changing them in place is allowed.
+            old: The values before the step, of the tensors that `needs_old` asked for; read only.
+            site: Where the step happened.
+
+        Returns:
+            The weights as they shall be, under the same keys.
+        """
+        return new
+
+    def needs_old(self, name: str) -> bool:  # any
+        """Whether `shape_weights` reads the old value of this tensor at this step."""
+        return self.overrides("shape_weights")
+
+    def resting(self, site: Site) -> Tensors:  # union, applied last of all
+        """Entries that keep their old value bit for bit at this step: True rests.
+
+        Asked before the step. A mask may be 0-dim (the whole tensor) or shorter than its tensor in dim 0; rows beyond its
+        end move. Must be a function of `site` alone.
+        """
+        return {}
+
+    def overrides(self, hook: str) -> bool:
+        """Whether this part speaks a hook, that is, defines it anew."""
+        base = next((c for c in reversed(type(self).__mro__) if hook in vars(c)), None)
+        return base is not None and getattr(type(self), hook) is not vars(base)[hook]
+
+
+@contextmanager
+def attached(rule: Rule, optimizer: Optimizer, model: nn.Module) -> Iterator[Site]:
+    """Shape every `optimizer.step()` in the block by `rule`, in any training loop.
+
+    Args:
+        rule: A rule, or several composed with `nacre.compose`.
+        optimizer: Any torch optimizer over parameters of `model`.
+        model: The model, wrapped or not.
+
+    Raises:
+        TypeError: `rule` is a method that also speaks hooks which only a Drive calls, or another rule is attached already.
+        ValueError: the optimizer holds a parameter that `model` does not name.
+
+    Example:
+        >>> from nacre.rules import Rest
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+        >>> before = model.weight.detach().clone()
+        >>> with attached(Rest({"weight": torch.tensor(True)}), optimizer, model):
+        ...     model(torch.ones(2, 3)).sum().backward()
+        ...     optimizer.step()
+        >>> torch.equal(model.weight, before)
+        True
+    """
+    unheard = [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]
+    if unheard:
+        raise TypeError(
+            f"{type(rule).__name__} also speaks {', '.join(unheard)}: attached() would leave them silent; use nacre.Drive"
+        )
+    with hooked(rule, optimizer, model, dict(bare(model).named_parameters())) as site:
+        yield site
+
+
+@contextmanager
+def hooked(
+    rule: Rule, optimizer: Optimizer, model: nn.Module, named: dict[str, nn.Parameter], step: int = 0
+) -> Iterator[Site]:
+    """`attached` without the refusal of methods: for drivers, which call the other hooks."""
+    if optimizer in _ATTACHED:
+        raise TypeError(
+            "a rule is attached to this optimizer already, and of two the last would undo the other's rest: "
+            "compose them with nacre.compose(...) and attach once"
+        )
+    name_of = {id(p): n for n, p in named.items()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if nameless := [tuple(p.shape) for p in held if id(p) not in name_of]:
+        raise ValueError(
+            f"the optimizer holds parameters that the model does not name, of shape {nameless[:3]}: was it made from a "
+            "wrapper that flattens, from another model, or before prepare() added or grow() replaced a module?"
+        )
+    shaper = _Shaper(rule, Site(bare(model), optimizer, {name_of[id(p)]: p for p in held}, rule, step))
+    handles = [optimizer.register_step_pre_hook(shaper.before), optimizer.register_step_post_hook(shaper.after)]
+    _ATTACHED.add(optimizer)
+    try:
+        yield shaper.site
+    finally:
+        _ATTACHED.discard(optimizer)
+        for handle in handles:
+            handle.remove()
+
+
+class _Shaper:
+    """The two hooks around `optimizer.step()`, and the old values between them."""
+
+    def __init__(self, rule: Rule, site: Site):
+        self.rule, self.site = rule, site
+        self.grads_shaped = rule.overrides("shape_grads")
+        self.weights_shaped = rule.overrides("shape_weights")
+        self.rests = rule.overrides("resting")
+        self.kept: Tensors = {}  # old values by name; the memory is used again at every step
+        self.copies: dict[tuple[str, str], Tensor] = {}  # old values of the optimizer's own copies
+        self.masks: Tensors = {}
+        self.old: Tensors = {}
+        self.checked = False
+        self.depth = 0
+        # torch fires step hooks once for each class of an optimizer that calls super().step()
+        self.layers = sum(hasattr(vars(c).get("step"), "hooked") for c in type(site.optimizer).__mro__)
+
+    @torch.no_grad()
+    def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.depth = 1 if self.depth >= self.layers else self.depth + 1  # at `layers` only after a step that raised
+        if self.depth > 1:
+            return None
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+            )
+        found_inf = getattr(optimizer, "found_inf", None)
+        self.site.took_effect = found_inf is None or not bool(found_inf)
+        if not self.site.took_effect:
+            return None
+        self._keep_old()
+        if not self.grads_shaped:
+            return None
+        closure: Callable[[], Any] | None = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._shape_grads()
+            return None
+
+        def shaped() -> Any:  # LBFGS and others run the backward pass inside step()
+            with torch.enable_grad():
+                loss = closure()
+            self._shape_grads()
+            return loss
+
+        return args[:1], {**kwargs, "closure": shaped}
+
+    @torch.no_grad()
+    def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.depth -= 1
+        if self.depth or not self.site.took_effect:
+            return
+        if self.weights_shaped:
+            new = {n: p.data for n, p in self.site.params.items()}
+            for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
+                if weight is not new[n]:
+                    new[n].copy_(weight)
+        if self.old and not self.checked:
+            _refuse_unknown_copies(optimizer, self.site, self.old)
+            self.checked = True
+        for n, mask in self.masks.items():
+            self._rest(n, mask)
+        self.site.step += 1
+
+    def _shape_grads(self) -> None:
+        grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
+        for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
+            if grad is not grads[n]:
+                self.site.params[n].grad = grad
+
+    def _keep_old(self) -> None:
+        """Copy what will be put back or asked for; only tensors that a rule touches at this step."""
+        params = self.site.params
+        asked = self.rule.resting(self.site) if self.rests else {}
+        self.masks = {n: m for n, m in asked.items() if n in params}  # a frozen tensor is not the optimizer's
+        names = list(self.masks)
+        if self.weights_shaped:
+            names += [n for n in params if n not in self.masks and self.rule.needs_old(n)]
+        for n in names:
+            if n not in self.kept:
+                self.kept[n] = torch.empty_like(params[n])
+        self.old = {n: self.kept[n] for n in names}
+        if names:
+            torch._foreach_copy_([self.kept[n] for n in names], [params[n].data for n in names])
+        self.copies.clear()
+        state = self.site.optimizer.state
+        for n in self.masks:
+            for key in COPIES & state.get(params[n], {}).keys():
+                self.copies[n, key] = state[params[n]][key].clone()
+
+    def _rest(self, name: str, mask: Tensor) -> None:
+        param, old = self.site.params[name], self.old[name]
+        mask = grown(mask.to(param.device), param, False)
+        own = self.site.optimizer.state.get(param, {})
+        for key in COPIES & own.keys():  # before its first step a copy was the weight itself
+            before = self.copies.get((name, key), old).to(own[key].dtype)
+            torch.where(mask, before, own[key], out=own[key])
+        put_back(param.data, old, mask)
+
+
+def put_back(new: Tensor, old: Tensor, rests: Tensor) -> None:
+    """Write the old value into `new` where `rests` is True, bit for bit; `old` is used up.
+
+    On the CPU the bits are selected as integers, new ^= (new ^ old) * rests, in place and in pieces that stay in cache:
+    a third faster than `torch.where` and without memory of its own. Elsewhere one `torch.where` is the faster.
+    """
+    ints = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(new.element_size())
+    plain = new.device.type == "cpu" and new.is_contiguous() and old.is_contiguous() and rests.shape == new.shape
+    if ints is None or not plain or new.is_complex() or not rests.is_contiguous():
+        torch.where(rests, old, new, out=new)
+        return
+    bits, was, mask = new.view(-1).view(ints), old.view(-1).view(ints), rests.view(-1)
+    for low in range(0, len(bits), _CHUNK):
+        piece = slice(low, low + _CHUNK)
+        bits[piece].bitwise_xor_(was[piece].bitwise_xor_(bits[piece]).mul_(mask[piece]))
+
+
+def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> None:
+    """Optimizer state that lies near all the weights is a second copy of them: rest would be undone through it.
+
+    Seen by value: under one key, the state of every tensor is nearer to its weight than half the weight's norm. One small
+    tensor may lie there by chance, so all must. torch's own optimizers are known.
+    """
+    if type(optimizer).__module__.startswith("torch.optim."):
+        return
+    near: dict[str, list[bool]] = {}
+    for n, weight in old.items():
+        size = weight.float().norm()
+        for key, value in optimizer.state.get(site.params[n], {}).items():
+            alike = isinstance(value, Tensor) and value.shape == weight.shape and weight.numel() > 1
+            if alike and key not in COPIES and size > 0:
+                near.setdefault(key, []).append(bool((value.float() - weight.float()).norm() < 0.5 * size))
+    for key in (k for k, found in near.items() if all(found)):
+        raise RuntimeError(
+            f"{type(optimizer).__name__} keeps a copy of the weights in state[{key!r}]; rest would be undone through it. If "
+            f"it is one, add {key!r} to nacre.core.rule.COPIES, and it will rest too"
+        )

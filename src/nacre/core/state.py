@@ -1,0 +1,178 @@
+"""What a part learns, what it may keep, and how a shorter memory reads a tensor that grew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import BadCheckpoint, BadSetting
+
+Tensors = dict[str, Tensor]
+"""Tensors by parameter name."""
+
+
+def state(make: Callable[[], Any] = dict) -> Any:
+    """A field that is learned, not configured: absent from `__init__`, saved and loaded."""
+    return field(init=False, repr=False, compare=False, default_factory=make, metadata={"kind": "state"})
+
+
+def scratch(make: Callable[[], Any] = lambda: None) -> Any:
+    """A field that can be derived again from state: never saved, made anew after a load."""
+    return field(init=False, repr=False, compare=False, default_factory=make, metadata={"kind": "scratch"})
+
+
+def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field that is configured: its default, its meaning in a sentence, and the range it must lie in.
+
+    The sentence is what `nacre show` prints and what the command line offers as help: there is no second list.
+    """
+    about = {"kind": "setting", "help": help, "low": low, "high": high}
+    if callable(default) or isinstance(default, (list, dict)):
+        return field(default_factory=default, metadata=about)
+    return field(default=default, metadata=about)
+
+
+class Stateful:
+    """Moves nothing by itself; can be stopped and resumed.
+
+    Kept are the `state()` fields and every Stateful setting, alone or in a tuple. A state field holds a Tensor, bool, int,
+    float, str, None, a Stateful, or a list or str-keyed dict of these. There is no generator in the list: dice are counted
+    (`core/dice.py`), so a position is all the randomness there is to save.
+    """
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def _kept(self) -> list[str]:
+        return [
+            f.name for f in fields(self) if f.metadata.get("kind") == "state" or _holds_parts(getattr(self, f.name))
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """References, not copies: write them down before the next step."""
+        return {name: _saved(getattr(self, name), f"{type(self).__name__}.{name}") for name in self._kept()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave; scratch fields are made anew.
+
+        Raises:
+            BadCheckpoint: `saved` comes from another composition.
+        """
+        if set(saved) != set(self._kept()):
+            raise BadCheckpoint(
+                f"{type(self).__name__} keeps {sorted(self._kept())}, the checkpoint has {sorted(saved)}: "
+                "was it written by the same version and the same composition?"
+            )
+        for f in fields(self):
+            if f.metadata.get("kind") == "scratch":
+                assert callable(f.default_factory)
+                setattr(self, f.name, f.default_factory())
+            elif f.name in saved:
+                setattr(self, f.name, _loaded(getattr(self, f.name), saved[f.name]))
+
+
+def settings(part: Any) -> dict[str, Any]:
+    """The configured fields of a part as plain values; a part inside becomes a dict with its class as `name`.
+
+    >>> from nacre.memory import Reservoir
+    >>> settings(Reservoir(capacity=50))
+    {'capacity': 50, 'seed': 0}
+    """
+    return {f.name: _plain(getattr(part, f.name)) for f in fields(part) if f.init}
+
+
+def check_ranges(part: Any) -> None:
+    """Refuse settings outside the range that their field declares.
+
+    Raises:
+        BadSetting: naming the part, the setting, the value and the range.
+    """
+    for f in fields(part):
+        low, high = f.metadata.get("low"), f.metadata.get("high")
+        value = getattr(part, f.name)
+        if (low is None and high is None) or isinstance(value, (str, type(None))):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise BadSetting(f"{type(part).__name__}.{f.name} is a number, not {value!r} ({type(value).__name__})")
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"in [{low}, {high}]"
+            raise BadSetting(f"{type(part).__name__}.{f.name} must be {span}, not {value!r}")
+
+
+def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
+    """`kept` with rows of `fill` appended until it is as long as `like`: how an old memory reads a head that grew.
+
+    Args:
+        kept: A tensor of shape (rows, ...) or (), taken when the parameter was perhaps shorter.
+        like: The parameter now, of shape (rows or more, ...).
+        fill: The value that means "no memory": importance 0, uses 0, resting False.
+
+    >>> grown(torch.ones(2, 3), torch.empty(4, 3)).sum(1)
+    tensor([3., 3., 0., 0.])
+    """
+    if kept.ndim == 0 or kept.shape == like.shape:
+        return kept
+    if kept.shape[1:] != like.shape[1:] or len(kept) > len(like):
+        raise ValueError(
+            f"a kept tensor of shape {tuple(kept.shape)} does not grow into {tuple(like.shape)}: only rows are added"
+        )
+    return torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)])
+
+
+def _holds_parts(value: Any) -> bool:
+    return isinstance(value, Stateful) or (isinstance(value, tuple) and any(isinstance(v, Stateful) for v in value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Stateful):
+        return {"name": type(value).__name__, **settings(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return settings(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _saved(value: Any, path: str) -> Any:
+    match value:
+        case Stateful():
+            return value.state_dict()
+        case Tensor():
+            return value.detach()
+        case bool() | int() | float() | str() | None:
+            return value
+        case tuple() if _holds_parts(value):
+            return [_saved(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        case list():
+            return [_saved(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        case dict() if all(isinstance(k, str) for k in value):
+            return {k: _saved(v, f"{path}[{k!r}]") for k, v in value.items()}
+    raise TypeError(
+        f"{path} is a {type(value).__name__}; state is a Tensor, number, string, None, Stateful, or a list or str-keyed "
+        "dict of these (what can be derived again belongs in a scratch() field)"
+    )
+
+
+def _loaded(now: Any, saved: Any) -> Any:
+    if isinstance(now, Stateful):
+        now.load_state_dict(saved)
+        return now
+    if _holds_parts(now):
+        for part, s in zip(now, saved, strict=True):
+            part.load_state_dict(s)
+        return now
+    match saved:
+        case Tensor():
+            return saved.clone()
+        case dict():
+            return {k: _loaded(None, v) for k, v in saved.items()}
+        case list():
+            return [_loaded(None, v) for v in saved]
+    return saved

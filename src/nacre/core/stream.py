@@ -1,0 +1,86 @@
+"""What arrives, in which order, and what may be known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from .model import Outputs
+from .rows import Batch, Chain, Rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """What training may know of one experience. It has no test rows, so peeking cannot be written.
+
+    Attributes:
+        index: Its place in the stream, from 0.
+        train: The training rows; None or empty where it brings none.
+        classes: The labels that occur in it.
+        task_id: What prediction may know of its rows; None = hidden.
+        stage: Which stage of it is running; set by the learner.
+        device: Where batches are to be put; set by the driver.
+        augment: The stage's augmentation by counted dice, `augment(batch, *place)`; set by the driver.
+        outputs: The stage's own shaped answer for any rows; set by the driver.
+        objective: The stage's own loss on any rows, what importance is taken of; set by the driver.
+    """
+
+    index: int
+    train: Rows | None = None
+    classes: tuple[int, ...] = ()
+    task_id: int | None = None
+    stage: int = 0
+    device: str = "cpu"
+    augment: Callable[..., Batch] | None = None
+    outputs: Callable[[Batch], Outputs] | None = None
+    objective: Callable[[Batch], Tensor] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many training rows there are."""
+        return len(self.train) if self.train is not None else 0
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The unit of a stream: a task and the named test sets that belong to it."""
+
+    task: Task
+    tests: Mapping[str, Rows] = field(default_factory=dict)
+
+
+class Stream(Protocol):
+    """`stream[i]` is made on demand and is the same every time; IndexError ends it."""
+
+    def __getitem__(self, index: int) -> Experience: ...
+
+
+def experiences(stream: Stream) -> Iterator[Experience]:
+    """Walk a stream from its beginning."""
+    index = 0
+    while True:
+        try:
+            met = stream[index]
+        except IndexError:
+            return
+        yield met
+        index += 1
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A whole finite stream as one experience: what a joint bound is trained on. The test sets keep their names."""
+
+    stream: Stream
+
+    def __getitem__(self, index: int) -> Experience:
+        if index:
+            raise IndexError(index)
+        met: Sequence[Experience] = list(experiences(self.stream))
+        rows = tuple(e.task.train for e in met if e.task.train is not None)
+        classes = tuple(sorted({c for e in met for c in e.task.classes}))
+        tests = {name: test for e in met for name, test in e.tests.items()}
+        return Experience(Task(0, Chain(rows) if rows else None, classes), tests)

@@ -1,0 +1,29 @@
+"""A config file -> parts -> a run."""
+
+from .compare import Comparison, compared_in, default_comparison
+from .config import Config, differences
+from .experiment import Experiment
+from .export import Predictor, export, load
+from .fit import fit
+from .folder import Finished, slug
+from .recorder import Observer
+from .tables import TABLES
+from .trial import Trial
+
+__all__ = [
+    "TABLES",
+    "Comparison",
+    "Config",
+    "Experiment",
+    "Finished",
+    "Observer",
+    "Predictor",
+    "Trial",
+    "compared_in",
+    "default_comparison",
+    "differences",
+    "export",
+    "fit",
+    "load",
+    "slug",
+]

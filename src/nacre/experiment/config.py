@@ -1,0 +1,239 @@
+"""The config of an experiment: typed tables with a meaning for each setting, read from and written to TOML.
+
+What is written down is complete: every setting of every part, so that a run can be repeated when defaults have changed. Only
+a part's `seed` may stay out, which then is the run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ..catalogue import NONE, build, entries, find, join, make, placed
+from ..core.errors import BadSetting
+from ..core.method import Method
+from ..core.state import settings
+from .tables import BackboneTable, DataTable, RunTable, StageTable, StreamTable, Table, WatchTable
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+
+@dataclass
+class Config(Table):
+    """A whole experiment.
+
+    >>> config = Config.of({"stage": [{"methods": [{"name": "er"}]}]}, ["stage.0.methods.0.rows=16", "data.source=digits"])
+    >>> config.stage[0].methods[0]["name"], config.stage[0].methods[0]["rows"], config.stage[0].optimizer["name"]
+    ('ER', 16, 'adamw')
+    """
+
+    run: RunTable = field(default_factory=RunTable)
+    data: DataTable = field(default_factory=DataTable)
+    stream: StreamTable = field(default_factory=StreamTable)
+    backbone: BackboneTable = field(default_factory=BackboneTable)
+    stage: list[StageTable] = field(default_factory=list)
+    watch: WatchTable = field(default_factory=WatchTable)
+
+    @staticmethod
+    def of(tables: Mapping[str, Any], changes: Iterable[str] = ()) -> Config:
+        """The complete config that some tables mean.
+
+        Args:
+            tables: As read from TOML; what is left out takes its default.
+            changes: `place=value`, such as `stage.0.epochs=5`.
+
+        Raises:
+            UnknownName: a table, setting or part has no such name; the nearest is named.
+            BadSetting: a value is of the wrong type or out of its range; the message starts with its place.
+        """
+        tables = _unfolded(tables)
+        for change in changes:
+            _change(tables, change)
+        tables = _unfolded(tables)
+        if not tables.get("stage"):
+            raise BadSetting('the config has no [[stage]]: add one, such as [[stage]] with methods = [{name = "ER"}]')
+        config = build(Config, tables)
+        _complete(config, tables)
+        return config
+
+    @staticmethod
+    def load(path: str | Path, changes: Iterable[str] = ()) -> Config:
+        """The config in a TOML file, or in a run's folder.
+
+        Raises:
+            BadSetting: there is no such file, or it is no TOML.
+        """
+        path = Path(path)
+        path = path / "config.toml" if path.is_dir() else path
+        try:
+            return Config.of(tomllib.loads(path.read_text(encoding="utf-8")), changes)
+        except OSError as error:
+            raise BadSetting(f"the config {path} cannot be read: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadSetting(f"{path} is no TOML: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; None stands as the word "none" where the default is another."""
+        return {name: _written(getattr(self, name)) for name in (f.name for f in fields(self))}
+
+    def to_toml(self) -> str:
+        """The config as TOML, complete."""
+        return tomli_w.dumps(self.to_dict())
+
+
+def differences(one: Any, other: Any, place: str = "") -> list[str]:
+    """What differs between two configs as plain values, a line each.
+
+    >>> differences({"run": {"name": "a"}, "x": 1}, {"run": {"name": "b"}, "x": 1})
+    ["run.name: 'a' -> 'b'"]
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(k for k in other if k not in one)]
+        return [line for k in keys for line in differences(one.get(k), other.get(k), join(place, k))]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [
+            line for i, (a, b) in enumerate(zip(one, other, strict=True)) for line in differences(a, b, join(place, i))
+        ]
+    return [] if one == other else [f"{place}: {one!r} -> {other!r}"]
+
+
+def _complete(config: Config, tables: Mapping[str, Any]) -> None:
+    """Put every setting of every part into its table, and check each on the way."""
+    for kind, name, place in (
+        ("stream", config.stream.kind, "stream.kind"),
+        *(("augment", a, "backbone.augment") for a in _list(config.backbone.augment)),
+    ):
+        with placed(place):
+            find(kind, name)
+    for i, stage in enumerate(config.stage):
+        place = join("stage", i)
+        made = [make("method", t, f"{place}.methods.{k}") for k, t in enumerate(stage.methods)]
+        stage.methods = [
+            {"name": _name_of(t), **_without_seeds(settings(m), t)} for t, m in zip(stage.methods, made, strict=True)
+        ]
+        if "optimizer" not in tables["stage"][i] and trains(made):
+            stage.optimizer = {}
+        if stage.optimizer is not None:
+            table = {"name": "adamw", **stage.optimizer}
+            optimizer = make("optimizer", table, f"{place}.optimizer")
+            stage.optimizer = {**table, "name": optimizer.name, "lr": optimizer.lr, "groups": optimizer.groups}
+        make("schedule", {"name": "constant", **stage.schedule}, f"{place}.schedule")
+        entry = find("schedule", stage.schedule.get("name", "constant"))
+        stage.schedule = {"name": entry.name, **{s.name: s.default for s in entry.settings}, **stage.schedule}
+    for table, name in ((config.data, "source"), (config.backbone, "source")):
+        path = Path(getattr(table, name)).expanduser()
+        if path.exists() and getattr(table, name) not in {e.name for k in ("data", "backbone") for e in entries(k)}:
+            setattr(table, name, str(path.resolve()))  # a run is resumed from anywhere
+
+
+def trains(methods: list[Method]) -> bool:
+    """Whether a stage of these needs an optimizer: one that only reads features out does not."""
+    hooks = ("objective", "loss", "shape_batch", "shape_grads", "shape_weights")
+    acts, answers = (any(m.overrides(h) for m in methods for h in names) for names in (hooks, ("predict",)))
+    return acts or not answers
+
+
+def _name_of(table: Mapping[str, Any]) -> str:
+    return find("method", table["name"]).name
+
+
+def _without_seeds(complete: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's settings, without the seeds that nobody chose: they are the run's."""
+    kept = {}
+    for key, value in complete.items():
+        if key == "seed" and key not in given:
+            continue
+        told = given.get(key)
+        kept[key] = (
+            _without_seeds(value, told if isinstance(told, Mapping) else {}) if isinstance(value, dict) else value
+        )
+    return {k: NONE if v is None else v for k, v in kept.items()}
+
+
+def _unfolded(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which short forms are full: a table for a part's name alone."""
+    full: dict[str, Any] = _copied(tables)
+    stages = full.get("stage", [])
+    for stage in stages if isinstance(stages, list) else []:
+        for key in ("optimizer", "schedule"):
+            if isinstance(stage, dict) and isinstance(stage.get(key), str) and stage[key] != NONE:
+                stage[key] = {"name": stage[key]}
+        if isinstance(stage, dict) and isinstance(stage.get("methods"), list):
+            stage["methods"] = [{"name": m} if isinstance(m, str) else m for m in stage["methods"]]
+    return full
+
+
+def _change(tables: dict[str, Any], change: str) -> None:
+    """Put one `place=value` into the tables; tables may be begun, entries of lists not."""
+    place, sign, text = change.partition("=")
+    keys = place.strip().split(".")
+    if not sign or not all(keys):
+        raise BadSetting(f"--set takes place=value, such as stage.0.epochs=5, not {change!r}")
+    at: Any = tables
+    for i, key in enumerate(keys):
+        so_far = ".".join(keys[:i]) or "the config"
+        last = i == len(keys) - 1
+        if isinstance(at, list):
+            if not key.isdigit() or int(key) >= len(at):
+                has = f"entries 0 to {len(at) - 1}" if at else "no entries"
+                raise BadSetting(
+                    f"--set {change}: {so_far} has {has}, not {key!r}; write further ones into the config file"
+                )
+            slot: Any = int(key)
+        elif isinstance(at, dict):
+            slot = key
+            if key not in at and not last:
+                if not i and key == "stage":
+                    raise BadSetting(f"--set {change}: the config has no [[stage]] yet; write it into the config file")
+                at[key] = {}
+        else:
+            raise BadSetting(f"--set {change}: {so_far} is {at!r}, not a table")
+        if last:
+            at[slot] = _value(text.strip())
+        else:
+            if isinstance(at[slot], str) and len(keys) > 3:  # a part by its name alone becomes its table
+                at[slot] = {"name": at[slot]}
+            at = at[slot]
+
+
+def _value(text: str) -> Any:
+    """A value as TOML reads it; what TOML cannot read is a text without quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _written(value: Any) -> Any:
+    """Plain values for TOML: what is None is left out where that is the default, else it is the word."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = {}
+        for f in fields(value):
+            held = getattr(value, f.name)
+            if held is not None or f.default is not None or f.name == "optimizer":
+                kept[f.name] = NONE if held is None else _written(held)
+        return kept
+    if isinstance(value, (list, tuple)):
+        return [_written(v) for v in value]
+    if isinstance(value, dict):
+        return {k: NONE if v is None else _written(v) for k, v in value.items()}
+    return value
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, (list, tuple)) else value

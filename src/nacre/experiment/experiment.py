@@ -1,0 +1,251 @@
+"""Runs what a config says, seed by seed; can be stopped anywhere and goes on exactly where it was."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backbones import Body
+from ..catalogue import find
+from ..core.errors import BadCheckpoint, BadData
+from ..core.optim import OPTIMIZERS
+from ..core.run import Result, Run
+from ..core.state import settings
+from ..learner import Learner, Listener
+from ..metrics import forget_peak
+from .config import Config
+from .export import export
+from .folder import Finished, Folder
+from .recorder import Observer, Recorder
+from .trial import Trial, device_of, method, trial
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("nacre", "torch", "numpy", "transformers", "scikit-learn", "matplotlib")
+
+
+@dataclass
+class Experiment:
+    """A config that can be run.
+
+    Attributes:
+        config: Everything that can be set.
+        data: The data themselves, where the config says that they are given in Python; anything `nacre.data.load` takes.
+        body: The backbone, likewise.
+
+    >>> config = Config.of({"stage": [{"methods": ["SimpleCIL"]}], "backbone": {"source": "mlp:64-16"}})
+    >>> run = Experiment(config).run()
+    >>> run.status, len(run.results[0].matrix)
+    ('finished', 5)
+    """
+
+    config: Config
+    data: Any = None
+    body: Body | None = None
+
+    def run(self, out: str | Path | None = None, *listeners: Listener) -> Run:
+        """Run all seeds from the beginning.
+
+        Args:
+            out: The run's folder; None keeps nothing on disk.
+            *listeners: Hear what happens; an `Observer` hears most.
+
+        Raises:
+            Finished: the same run is in that folder, finished.
+            BadSetting: another run is there, or a setting does not fit.
+            BadData: the data cannot be learned from.
+            NonFinite: a loss became NaN and `run.on_nonfinite` is "stop".
+        """
+        folder = None if out is None else Folder(out)
+        if folder is not None:
+            folder.refuse_other(self.config)
+        with _alone(self.config):
+            first = trial(
+                self.config, self.config.run.seeds[0], self.data, self.body
+            )  # may refuse: before anything is written
+            if folder is not None:
+                folder.begin(self.config)
+            return self._run(folder, listeners, first)
+
+    def resume(self, out: str | Path, *listeners: Listener) -> Run:
+        """Go on with the run in a folder, from the newest checkpoint that can be read.
+
+        Raises:
+            Finished: there is nothing left to do.
+            BadData: the data are not those that the run began with.
+        """
+        folder = Folder(out)
+        if folder.status() == "finished":
+            raise Finished(f"{out} holds a finished run: see {Path(out) / 'run.json'}")
+        with _alone(self.config):
+            return self._run(folder, listeners, None)
+
+    def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
+        config = self.config
+        run = Run(
+            config.run.name, "running", config.to_dict(), seeds=list(config.run.seeds), versions=_versions(config)
+        )
+        run.stages, run.papers, run.fidelity = _described(config)
+        run.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        if folder is not None:
+            run.save(folder.path)
+        try:
+            for seed in config.run.seeds:
+                _Seed(self, run, folder, listeners).go(
+                    seed, first if first is not None and first.seed == seed else None
+                )
+            run.status = "finished"
+        except KeyboardInterrupt:
+            run.status = "interrupted"
+            raise
+        except Exception as error:
+            run.status, run.error = "failed", f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if folder is not None:
+                run.save(folder.path)
+        return run
+
+
+@dataclass
+class _Seed(Listener):
+    """One seed on its way: learns, measures, saves."""
+
+    experiment: Experiment
+    run: Run
+    folder: Folder | None
+    listeners: tuple[Listener, ...]
+
+    def go(self, seed: int, made: Trial | None) -> None:
+        """Learn the whole stream, from the newest checkpoint where there is one."""
+        forget_peak()
+        saved = self.folder.newest(seed) if self.folder is not None else None
+        self.seed, config = seed, self.experiment.config
+        self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
+        self.recorder = recorder = Recorder(config, self.trial)
+        learner = self.trial.learner
+        if saved is not None:
+            self._take_over(saved)
+        if not recorder.complete:
+            for hears in self._observers():
+                hears.seed_begins(self.trial)
+            if config.stream.evaluate == "all" and not recorder.matrix.moments:
+                self._measure("start", None)
+            for met in learner.learn(self.trial.stream, recorder, self, *self.listeners):
+                self._measure(f"task{met.task.index}", met)
+                self.save()
+                self._publish()
+            recorder.complete = True
+            self.save()
+        result = self._publish()
+        if self.folder is not None:
+            place = self.folder.export(seed, config.run.seeds)
+            export(place, learner, self.trial.body, self.trial.split)
+        for hears in self._observers():
+            hears.seed_ends(self.trial, result)
+
+    def stepped(self, learner: Learner, loss: Tensor) -> None:
+        every = self.experiment.config.run.save_every
+        if every and sum(learner.clocks) % every == 0:
+            self.save()
+
+    def stage_ends(self, learner: Learner) -> None:
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint: the learner and all that has been written down about it."""
+        if self.folder is None:
+            return
+        learner, recorder = self.trial.learner, self.recorder
+        recorder.lap("training")
+        tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
+        at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
+        self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
+        recorder.lap("saving")
+
+    def _measure(self, moment: str, met: Any) -> None:
+        last = met is not None and met.task.index == self.trial.tasks - 1
+        self.recorder.measure(moment, met, last)
+        for hears in self._observers():
+            hears.measured(self.trial, moment, self.recorder.matrix)
+
+    def _publish(self) -> Result:
+        result = self.run.results[self.seed] = self.recorder.result()
+        if self.folder is not None:
+            self.run.save(self.folder.path)
+        return result
+
+    def _take_over(self, saved: Any) -> None:
+        record = saved.get("record") if isinstance(saved, dict) else None
+        if not isinstance(record, dict):
+            raise BadCheckpoint(
+                f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
+            )
+        if record["sha256"] != self.trial.source.sha256:
+            raise BadData(
+                f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
+                f"{record['sha256'][:12]}...): bring the old rows back, or start a new run"
+            )
+        self.trial.learner.load_state_dict(saved["learner"])
+        self.recorder.load_state_dict(record)
+
+    def _observers(self) -> Iterator[Observer]:
+        return (hears for hears in self.listeners if isinstance(hears, Observer))
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """The caller's global generators and number of threads are afterwards as they were."""
+    threads = torch.get_num_threads()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        if config.run.threads:
+            torch.set_num_threads(config.run.threads)
+        try:
+            yield
+        finally:
+            if config.run.threads:
+                torch.set_num_threads(threads)
+
+
+def _described(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]:
+    """Each stage with all settings of its parts; the papers of its methods; how sure we are of them."""
+    stages, papers, fidelity = [], {}, {}
+    for table, said in zip(config.stage, config.to_dict()["stage"], strict=True):
+        made = [method(t, config.run.seeds[0]) for t in table.methods]
+        full: dict[str, Any] = {
+            "methods": [{"name": t["name"], **settings(m)} for t, m in zip(table.methods, made, strict=True)]
+        }
+        if table.optimizer is not None:
+            known = signature(OPTIMIZERS[table.optimizer["name"]]).parameters
+            defaults = {n: p.default for n, p in known.items() if p.default is not p.empty and p.default is not None}
+            full["optimizer"] = {**defaults, **table.optimizer}
+        stages.append({**said, **full})
+        for t in table.methods:
+            entry = find("method", t["name"])
+            if entry.paper is not None:
+                papers[entry.name], fidelity[entry.name] = str(entry.paper), entry.fidelity
+    return stages, papers, fidelity
+
+
+def _versions(config: Config) -> dict[str, str]:
+    """What numbers depend on beside the config."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    device = device_of(config)
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {**found, "threads": str(config.run.threads or torch.get_num_threads())}

@@ -1,0 +1,187 @@
+"""A trained model as a folder that predicts: backbone, head and closed-form read-out, without hub, data or optimizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import checkpoint
+from ..backbones import Body, Classifier, from_spec
+from ..catalogue import make
+from ..core.errors import BadCheckpoint, BadData
+from ..core.method import Method, leaves, parts_of
+from ..core.model import bare, device_of, evaluating, grow
+from ..core.rows import Batch
+from ..core.state import settings
+from ..heads import GrowingLinear, MultiHead
+from ..learner import Learner
+from ..streams import Split
+
+logger = logging.getLogger(__name__)
+FORMAT = "nacre-model-1"
+SIZE = 500  # rows predicted at once
+
+
+def export(folder: str | Path, learner: Learner, body: Body, split: Split) -> bool:
+    """Write what predicting needs: structure, weights, the names of the classes, and what the answering method keeps.
+
+    Args:
+        folder: Where to; replaced as a whole.
+        learner: What has been learned.
+        body: The backbone that the model was made of.
+        split: The stream, which knows the names of the classes.
+
+    Returns:
+        False where the backbone was given in Python and cannot be made again from plain values; nothing is written then.
+    """
+    if body.spec.get("kind") == "module":
+        logger.warning(
+            "the backbone was given in Python, so %s is not written: save the model's weights yourself", folder
+        )
+        return False
+    model, method = bare(learner.model), _answering(learner)
+    head = model.get_submodule("head")
+    assert isinstance(head, GrowingLinear)
+    tree = {
+        "format": FORMAT,
+        "body": body.spec,
+        "head": {"told": isinstance(head, MultiHead), "width": head.in_features, "seed": head.seed},
+        "classes": list(split.class_names[: learner.classes]),
+        "precision": learner.precision,
+        "method": None if method is None else {"name": _name(method), **settings(method)},
+        "state": None if method is None else method.state_dict(),
+        "parts": None if method is None else parts_of(method).state_dict(),
+        "model": model.state_dict(),
+    }
+    checkpoint.save(folder, tree)
+    return True
+
+
+class Predictor:
+    """A model that answers with the names of classes.
+
+    Attributes:
+        model: Pixels, backbone and head.
+        method: What answers for it.
+        classes: Name of each column of the scores.
+        precision: Of forward passes.
+    """
+
+    def __init__(self, model: nn.Module, method: Method, classes: list[str], precision: str = "fp32"):
+        self.model, self.method, self.classes, self.precision = model, method, classes, precision
+
+    def scores(self, x: Any, task: int | None = None) -> Tensor:
+        """Scores of rows, (rows, classes), on the CPU.
+
+        Args:
+            x: Pictures (rows, channels, height, width) or (rows, height, width), uint8 in 0..255 or float in 0..1, or vectors
+                (rows, width); a tensor or an array.
+            task: The task they come from, where the model was trained with tasks told.
+
+        Raises:
+            BadData: the rows cannot be read by the backbone.
+        """
+        rows = _rows(x)
+        device = device_of(self.model)
+        cast = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with evaluating(self.model), torch.no_grad(), cast:
+            found = [self.method.predict(self.model, batch.to(device)).float().cpu() for batch in _batches(rows, task)]
+        return torch.cat(found) if found else torch.empty(0, len(self.classes))
+
+    def predict(self, x: Any, task: int | None = None) -> list[str]:
+        """The name of the class that each row most likely is."""
+        return [self.classes[c] for c in self.scores(x, task).argmax(1).tolist()]
+
+    def top(self, x: Any, count: int = 5, task: int | None = None) -> list[list[tuple[str, float]]]:
+        """The most likely classes of each row with their scores, best first; what a told task rules out is left out."""
+        best = self.scores(x, task).topk(min(count, len(self.classes)), dim=1)
+        rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [[(self.classes[c], v) for v, c in zip(*row, strict=True) if v > MultiHead.OTHER] for row in rows]
+
+
+def load(folder: str | Path, device: str = "cpu") -> Predictor:
+    """A model that predicts, from an export or from a run's folder (of several seeds, the first).
+
+    Args:
+        folder: What `nacre run --out` made, or the `export` folder in it.
+        device: Where it shall run.
+
+    Raises:
+        BadCheckpoint: there is no exported model, or it cannot be read.
+    """
+    place = Path(folder)
+    if (place / "export").is_dir():
+        place = place / "export"
+    seeds = sorted(place.glob("seed-*"), key=lambda p: int(p.name[5:]) if p.name[5:].isdigit() else 0)
+    saved = checkpoint.load(seeds[0] if seeds else place)
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise BadCheckpoint(f"{place} holds no exported model: give a run's folder or the export folder in it")
+    body, head = from_spec(saved["body"]), saved["head"]
+    model = Classifier(body, (MultiHead if head["told"] else GrowingLinear)(head["width"], seed=head["seed"]))
+    grow(model, len(saved["classes"]))
+    method = Method() if saved["method"] is None else make("method", saved["method"])
+    if saved["method"] is not None:
+        method.load_state_dict(saved["state"])
+        method.prepare(model)
+    try:
+        model.load_state_dict(saved["model"])
+        if saved["method"] is not None:
+            parts_of(method).load_state_dict(saved["parts"])
+    except RuntimeError as error:
+        raise BadCheckpoint(f"the weights in {place} do not fit the model described there: {error}") from error
+    model.to(device).requires_grad_(False)
+    if torch.device(device).type != "cpu" and saved["method"] is not None:
+        method.load_state_dict(_to(saved["state"], device))
+    return Predictor(model.eval(), method, saved["classes"], saved["precision"])
+
+
+def _answering(learner: Learner) -> Method | None:
+    """The one method that answers, out of its composition; None where the head does."""
+    for part in leaves(learner.answering()):
+        if isinstance(part, Method) and part.overrides("predict"):
+            return part
+    return None
+
+
+def _name(method: Method) -> str:
+    kind = type(method)
+    own = kind.__module__.startswith(__name__.partition(".")[0] + ".")
+    return kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _rows(x: Any) -> Tensor:
+    rows = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
+    if rows.ndim == 3:
+        rows = rows[:, None]
+    if rows.ndim not in (2, 4):
+        raise BadData(
+            f"rows are pictures (rows, channels, height, width) or vectors (rows, width), not {tuple(rows.shape)}"
+        )
+    if rows.dtype != torch.uint8 and not rows.is_floating_point():
+        raise BadData(f"pixels are uint8 in 0..255 or float in 0..1, not {rows.dtype}: convert them")
+    return rows.float() if rows.dtype == torch.float64 else rows
+
+
+def _batches(rows: Tensor, task: int | None) -> Iterator[Batch]:
+    for low in range(0, len(rows), SIZE):
+        part = rows[low : low + SIZE]
+        told = None if task is None else torch.full((len(part),), task)
+        yield Batch(part, torch.zeros(len(part), dtype=torch.long), task=told)
+
+
+def _to(tree: Any, device: str) -> Any:
+    match tree:
+        case Tensor():
+            return tree.to(device)
+        case dict():
+            return {k: _to(v, device) for k, v in tree.items()}
+        case list():
+            return [_to(v, device) for v in tree]
+    return tree

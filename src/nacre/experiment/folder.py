@@ -1,0 +1,108 @@
+"""A run's folder: `config.toml`, `run.json`, `checkpoints/seed-0/000001-...`, `export/`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import load, save
+from ..core.errors import BadCheckpoint, BadData, BadSetting
+from ..core.run import Run
+from .config import Config, differences
+
+logger = logging.getLogger(__name__)
+CONFIG = "config.toml"
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder.
+
+    >>> slug("frozen, RanPAC")
+    'frozen-ranpac'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+class Finished(BadSetting):
+    """There is nothing left to do in a run's folder."""
+
+
+class Folder:
+    """Where a run is kept.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def refuse_other(self, config: Config) -> None:
+        """See that a new run may begin here.
+
+        Raises:
+            Finished: the same run is here and finished.
+            BadSetting: the same run is here, unfinished, or another one is.
+            BadData: something else is here.
+        """
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not (self.path / CONFIG).is_file():
+            raise BadData(f"{self.path} exists and is no run's folder (it has no {CONFIG}): choose another --out")
+        there = Config.load(self.path)
+        if changed := differences(there.to_dict(), config.to_dict()):
+            lines = "\n  ".join(changed)
+            raise BadSetting(
+                f"{self.path} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
+            )
+        if self.status() == "finished":
+            raise Finished(f"{self.path} holds this very run, finished: see {self.path / 'run.json'}")
+        raise BadSetting(f"{self.path} holds this very run, unfinished: go on with `nacre resume {self.path}`")
+
+    def begin(self, config: Config) -> None:
+        """Make the folder and write down the config."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        new = self.path / (CONFIG + ".new")
+        new.write_text(config.to_toml(), encoding="utf-8")
+        os.replace(new, self.path / CONFIG)
+
+    def status(self) -> str:
+        """How far the run is, by its record; empty where there is none."""
+        try:
+            return Run.load(self.path).status
+        except BadData:
+            return ""
+
+    def save(self, seed: int, tree: Any, at: str, keep: int) -> None:
+        """Write the next checkpoint of a seed, and delete all but the newest `keep`."""
+        held = self._checkpoints(seed)
+        number = int(held[-1].name.partition("-")[0]) + 1 if held else 1
+        save(self._of(seed) / f"{number:06d}-{at}", tree)
+        for old in self._checkpoints(seed)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def newest(self, seed: int) -> Any | None:
+        """The newest checkpoint of a seed that can be read; None where there is none."""
+        for place in reversed(self._checkpoints(seed)):
+            try:
+                return load(place)
+            except BadCheckpoint as error:
+                logger.warning("%s; going back to the one before", error)
+        return None
+
+    def export(self, seed: int, seeds: list[int]) -> Path:
+        """Where the model of a seed is exported to."""
+        return self.path / "export" if len(seeds) == 1 else self.path / "export" / f"seed-{seed}"
+
+    def _of(self, seed: int) -> Path:
+        return self.path / "checkpoints" / f"seed-{seed}"
+
+    def _checkpoints(self, seed: int) -> list[Path]:
+        """Whole checkpoints, the newest last; `.new` and `.old` are what an interrupted save left behind."""
+        place = self._of(seed)
+        held = place.iterdir() if place.is_dir() else ()
+        return sorted(p for p in held if p.name[:6].isdigit() and p.suffix not in (".new", ".old"))

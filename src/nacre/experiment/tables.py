@@ -1,0 +1,122 @@
+"""The tables of a config, each setting with its default and its meaning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ..catalogue import NONE
+from ..core.errors import BadSetting
+from ..core.state import check_ranges, setting
+
+
+@dataclass
+class Table:
+    """One table of a config."""
+
+    label: ClassVar[str] = "the config"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass
+class RunTable(Table):
+    """`[run]`: how often, where and how exactly."""
+
+    label: ClassVar[str] = "[run]"
+
+    name: str = setting("run", "what the run is called in tables; its folder is named after it")
+    seeds: list[int] = setting(lambda: [0], "one run each; several give mean and spread")
+    device: str = setting("auto", '"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"')
+    precision: Literal["fp32", "bf16"] = setting("fp32", "of forward passes")
+    deterministic: bool = setting(
+        False, "ask torch for deterministic algorithms; on the CPU runs repeat exactly anyway"
+    )
+    threads: int = setting(0, "CPU threads; 0 leaves them alone", low=0)
+    keep: int = setting(2, "checkpoints kept a seed", low=1)
+    save_every: int = setting(0, "steps between checkpoints; 0 = only at the borders of stages and tasks", low=0)
+    on_nonfinite: Literal["stop", "ignore"] = setting("stop", "what happens when a loss is NaN or infinite")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise BadSetting(f'device is "auto", "cpu", "cuda" or "cuda:1", not {self.device!r}')
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise BadSetting(f"seeds is a list of different whole numbers from 0 on, not {self.seeds!r}")
+        if not re.search(r"[A-Za-z0-9]", self.name):
+            raise BadSetting(f"name needs a letter or a digit, for its folder, not {self.name!r}")
+
+
+@dataclass
+class DataTable(Table):
+    """`[data]`: what is learned from."""
+
+    label: ClassVar[str] = "[data]"
+
+    source: str = setting("digits", "a name (see `nacre list data`), a folder of MNIST-format files, or an .npz file")
+
+
+@dataclass
+class StreamTable(Table):
+    """`[stream]`: what arrives in which order, and when it is tested."""
+
+    label: ClassVar[str] = "[stream]"
+
+    kind: str = setting("class-incremental", "see `nacre list streams`")
+    tasks: int | list[int] | None = setting(
+        None, "how many tasks, or how many classes each has; none = the groups of the data, else 5 tasks"
+    )
+    order: str | list[str | int] = setting("seed", '"seed" draws it, "given" takes it as it is, or a list of classes')
+    evaluate: Literal["seen", "all", "last"] = setting(
+        "seen", "after each task test the tasks learned so far, or all (also before the first), or only after the last"
+    )
+
+
+@dataclass
+class BackboneTable(Table):
+    """`[backbone]`: the model under the head."""
+
+    label: ClassVar[str] = "[backbone]"
+
+    source: str = setting("convnet", "a name (see `nacre list backbones`), a Hugging Face folder or hub id")
+    pretrained: bool = setting(True, "false draws the weights of a pre-trained model anew")
+    augment: str | list[str] = setting(NONE, "how training pictures are changed, see `nacre list augments`")
+
+
+@dataclass
+class StageTable(Table):
+    """`[[stage]]`: training on a task with one method and one optimizer; several follow one another on each task."""
+
+    label: ClassVar[str] = "[[stage]]"
+
+    methods: list[dict[str, Any]] = setting(
+        list, "tables with a name and settings, composed in this order; [] fine-tunes"
+    )
+    when: str = setting("every", 'which tasks: "every", "first", "later", or numbers and spans such as "0,3-5"')
+    optimizer: dict[str, Any] | None = setting(
+        None, 'name, lr, further settings, groups = [{match = "head", lr = ...}]; "none" trains nothing'
+    )
+    schedule: dict[str, Any] = setting(lambda: {"name": "constant"}, "how the learning rate goes: name and settings")
+    clock: Literal["task", "stream"] = setting("task", "what the schedule counts: steps of the task, or of the stream")
+    epochs: int = setting(1, "how often each row is met", low=1)
+    steps: int | None = setting(None, "optimizer steps, instead of epochs", low=1)
+    batch_size: int = setting(64, "rows of the stream per optimizer step", low=1)
+    accumulate: int = setting(1, "micro-batches that each step is cut into", low=1)
+    clip: float | None = setting(None, "the largest norm of the whole gradient", low=0.0)
+    frozen_norms: bool = setting(True, "whether norm layers whose weights all rest keep their statistics too")
+
+
+@dataclass
+class WatchTable(Table):
+    """`[watch]`: small fixed test samples that are scored while training goes on."""
+
+    label: ClassVar[str] = "[watch]"
+
+    every: int = setting(0, "steps between scorings; 0 = none", low=0)
+    rows: int = setting(100, "rows of each task", low=1)
+
+
+TABLES: tuple[type[Table], ...] = (RunTable, DataTable, StreamTable, BackboneTable, StageTable, WatchTable)
+"""The tables of a config, in their order."""

@@ -1,0 +1,186 @@
+"""One seed of an experiment: its data, its stream, and a learner with all its parts, made of a config."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from ..backbones import Body, Classifier, backbone
+from ..catalogue import find, inner_class, make, placed
+from ..core.errors import BadData
+from ..core.method import Method, compose, leaves
+from ..core.rule import Rule
+from ..core.stream import Joined, Stream
+from ..data import Source, augmentation, load
+from ..heads import GrowingLinear, MultiHead
+from ..learner import Learner, Stage
+from ..streams import Split, stream
+from .config import Config
+
+GIVEN = "given in Python"
+"""The name of a source or a backbone that no config can say."""
+DEFAULT_TASKS = 5
+
+
+@dataclass
+class Trial:
+    """What one seed runs with.
+
+    Attributes:
+        seed: Draws everything that is drawn.
+        source: The data.
+        split: The stream as described.
+        stream: The stream as learned: one experience where a method joins all.
+        body: The backbone and its description.
+        learner: The model and its stages, at their beginning.
+    """
+
+    seed: int
+    source: Source
+    split: Split
+    stream: Stream
+    body: Body
+    learner: Learner
+
+    @property
+    def tasks(self) -> int:
+        """How many experiences the learner meets."""
+        return 1 if isinstance(self.stream, Joined) else len(self.split)
+
+    def data(self) -> dict[str, Any]:
+        """What the record says of the data."""
+        source = self.source
+        return {
+            "source": source.name,
+            "sha256": source.sha256,
+            "rows": {"train": len(source.train), "test": len(source.test)},
+            "classes": len(source.classes),
+            "note": source.note,
+            "stream": self.split.describe(),
+        }
+
+
+def trial(config: Config, seed: int, data: Any = None, body: Body | None = None) -> Trial:
+    """Make the parts of one seed.
+
+    Args:
+        config: A complete config.
+        seed: Draws the data, the order of the stream, first weights, and whatever parts do not set a seed of their own for.
+        data: The data themselves, where the config only says that they are given in Python.
+        body: The backbone, likewise.
+
+    Raises:
+        NacreError: a part cannot be made; the message starts with the place in the config.
+    """
+    if data is None and config.data.source == GIVEN:
+        raise BadData(
+            "data.source: the rows of this run were given in Python; give them again, or save them as an .npz file"
+        )
+    with placed("data"):
+        source = load(config.data.source if data is None else data, seed=seed)
+    with placed("stream"):
+        tasks = config.stream.tasks or len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
+        split = stream(
+            find("stream", config.stream.kind).name, source, tasks=tasks, order=config.stream.order, seed=seed
+        )
+    with placed("backbone"):
+        body = _body(config, seed, source, body)
+    head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
+    model = Classifier(body, head).to(device_of(config))
+    stages = tuple(stage(config, i, seed) for i in range(len(config.stage)))
+    run = config.run
+    learner = Learner(
+        model,
+        stages,
+        seed=seed,
+        precision=run.precision,
+        deterministic=run.deterministic,
+        on_nonfinite=run.on_nonfinite,
+    )
+    joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
+    return Trial(seed, source, split, Joined(split) if joins else split, body, learner)
+
+
+def stage(config: Config, index: int, seed: int) -> Stage:
+    """One stage of a config, with its parts."""
+    table, place = config.stage[index], f"stage.{index}"
+    methods = [method(t, seed, f"{place}.methods.{k}") for k, t in enumerate(table.methods)]
+    optimizer = None if table.optimizer is None else make("optimizer", table.optimizer, f"{place}.optimizer")
+    schedule = make("schedule", table.schedule, f"{place}.schedule")
+    with placed(place):
+        return Stage(
+            method=_as_one(methods),
+            optimizer=optimizer,
+            when=table.when,
+            epochs=table.epochs,
+            steps=table.steps,
+            batch_size=table.batch_size,
+            accumulate=table.accumulate,
+            clip=table.clip,
+            schedule=schedule,
+            clock=table.clock,
+            augment=augmentation(config.backbone.augment),
+            frozen_norms=table.frozen_norms,
+        )
+
+
+def method(table: Mapping[str, Any], seed: int, place: str = "") -> Method:
+    """A method of a config; parts that do not set a seed take this one."""
+    kind = find("method", table["name"]).made_by
+    return make("method", _seeded(kind, table, seed), place)
+
+
+def device_of(config: Config) -> torch.device:
+    """The device that a config means.
+
+    Raises:
+        BadData: it asks for a GPU that this machine does not offer.
+    """
+    asked = config.run.device
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise BadData(f'run.device is {asked!r}, but torch sees no GPU here: use "auto" or "cpu"')
+    return torch.device(asked)
+
+
+def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body:
+    if given is not None:
+        return copy.deepcopy(given)
+    name = config.backbone.source
+    if name == GIVEN:
+        raise BadData("the backbone of this run was given in Python; give it again")
+    shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
+    grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
+    body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
+    if (
+        body.spec.get("kind") == "mlp"
+        and body.spec["pixels"]["size"] is None
+        and math.prod(shape) != body.spec["widths"][0]
+    ):
+        raise BadData(
+            f"{name} reads {body.spec['widths'][0]} numbers a row, the rows of {source.name} are "
+            f"{'x'.join(map(str, shape))}: write mlp:{math.prod(shape)}-..."
+        )
+    return body
+
+
+def _as_one(methods: list[Method]) -> Rule:
+    return Method() if not methods else methods[0] if len(methods) == 1 else compose(*methods)
+
+
+def _seeded(kind: type, table: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A part's table with the run's seed wherever a part has one and the table does not say it."""
+    full = dict(table)
+    for f in fields(kind):
+        inner = full.get(f.name)
+        if f.name == "seed" and f.init:
+            full.setdefault("seed", seed)
+        elif isinstance(inner, Mapping) and (part := inner_class(kind, f.name, inner.get("name"))) is not None:
+            full[f.name] = _seeded(part, inner, seed)
+    return full

@@ -1,0 +1,8 @@
+"""How the answer is read out of features."""
+
+from .features import features_of
+from .linear import GrowingLinear, MultiHead
+from .ridge import RandomFeatures, choose_ridge
+from .statistics import ClassStatistics
+
+__all__ = ["ClassStatistics", "GrowingLinear", "MultiHead", "RandomFeatures", "choose_ridge", "features_of"]

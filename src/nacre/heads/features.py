@@ -1,0 +1,26 @@
+"""Features of a task, as heads read them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..core.model import evaluating, forward
+from ..core.rows import Rows, batches
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, rows: Rows | None, who: str, device: str = "cpu", size: int = 500) -> tuple[Tensor, Tensor]:
+    """Features (rows, width) and labels (rows,) in the rows' order, in eval mode and without augmentation.
+
+    Raises:
+        TypeError: the model gives no features; the message names `who` needs them.
+    """
+    z, y = [], []
+    with evaluating(model):
+        for batch in batches(rows, size, device=device):
+            z.append(forward(model, batch).need_features(who))
+            y.append(batch.y)
+    if not z:
+        return torch.empty(0, 0), torch.empty(0, dtype=torch.long)
+    return torch.cat(z), torch.cat(y)

@@ -1,0 +1,84 @@
+"""Trained heads: linear layers that gain rows as classes arrive.
+
+Shapes: features (rows, width), logits (rows, classes).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..core.dice import dice
+
+
+class GrowingLinear(nn.Linear):
+    """A linear layer that gains rows; old rows keep their weights bit for bit.
+
+    New rows are drawn uniformly from +-1/sqrt(width) by counted dice of (seed, first new class), so growth does not touch
+    the global generator and does not depend on how many classes come at once.
+
+    Args:
+        width: Features read.
+        classes: Classes known at the start.
+        seed: Seeds the new rows.
+
+    >>> head = GrowingLinear(3, classes=2)
+    >>> head.grow(4), tuple(head.weight.shape)
+    (True, (4, 3))
+    """
+
+    def __init__(self, width: int, classes: int = 0, seed: int = 0):
+        super().__init__(width, 0)
+        self.seed = seed
+        self.grow(classes)
+
+    def reset_parameters(self) -> None:
+        """Nothing to draw: rows are made by `grow`."""
+
+    def grow(self, classes: int, task_id: int | None = None) -> bool:
+        """Add rows until the layer answers for `classes` classes; True if any was added."""
+        if classes <= self.out_features:
+            return False
+        weight, bias = [self.weight.detach()], [self.bias.detach()]
+        bound = self.in_features**-0.5
+        for c in range(self.out_features, classes):
+            row = torch.empty(self.in_features + 1).uniform_(-bound, bound, generator=dice(self.seed, "head", c))
+            weight.append(row[None, :-1].to(self.weight))
+            bias.append(row[-1:].to(self.bias))
+        free = self.weight.requires_grad
+        self.weight = nn.Parameter(torch.cat(weight), requires_grad=free)
+        self.bias = nn.Parameter(torch.cat(bias), requires_grad=free)
+        self.out_features = classes
+        return True
+
+
+class MultiHead(GrowingLinear):
+    """One head per task over shared features: told the task, it answers among that task's classes only.
+
+    Logits of other tasks' classes are set to -1e4, which is 0 after any softmax in any precision and stays finite. Where the
+    task is not told, all classes compete.
+    """
+
+    OTHER = -1e4
+    owner: Tensor  # (classes,) the task id of each class; -1 = of every task
+
+    def __init__(self, width: int, classes: int = 0, seed: int = 0):
+        super().__init__(width, 0, seed)
+        self.register_buffer("owner", torch.empty(0, dtype=torch.long))
+        self.grow(classes)
+
+    def grow(self, classes: int, task_id: int | None = None) -> bool:
+        """Add rows that belong to `task_id`; True if any was added."""
+        known = self.out_features
+        if not super().grow(classes, task_id):
+            return False
+        mine = torch.full((classes - known,), -1 if task_id is None else task_id, device=self.weight.device)
+        self.owner = torch.cat([self.owner.to(mine), mine])
+        return True
+
+    def forward(self, input: Tensor, task: Tensor | None = None) -> Tensor:
+        logits = super().forward(input)
+        if task is None:
+            return logits
+        other = (self.owner != task[:, None]) & (self.owner >= 0) & (task >= 0)[:, None]
+        return logits.masked_fill(other, self.OTHER)

@@ -1,0 +1,385 @@
+"""The loop: carries a model through a stream, and can stop and resume at any step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import checkpoint
+from .core.drive import Drive, MakeOptimizer, Precision
+from .core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
+from .core.method import Method, compose, leaves, parts_of, trainable
+from .core.model import bare, device_of, evaluating, grow
+from .core.rows import Augment, Batch
+from .core.rule import Rule
+from .core.state import Stateful, state
+from .core.stream import Experience, Joined, Stream, Task
+from .schedules.phases import Phases
+
+FINITE_EVERY = 50  # on accelerators the loss is read back only so often: reading waits for the device
+
+
+@dataclass
+class Stage:
+    """Training on one experience with one method and one optimizer. A method object belongs to one stage.
+
+    Attributes:
+        method: What controls the moves; several parts are composed with `nacre.compose`.
+        optimizer: Makes the optimizer, anew for each experience. None: nothing is trained, the stage begins and ends.
+        when: Which experiences the stage runs on: "every", "first", "later", or numbers and spans such as "0,3-5".
+        epochs: How often each row is met.
+        steps: Optimizer steps, instead of epochs.
+        batch_size: Rows of the stream per optimizer step.
+        accumulate: Micro-batches that each step is cut into.
+        clip: The largest norm of the whole gradient; None = not clipped.
+        schedule: Multiplies the learning rates.
+        clock: What the schedule counts: the steps of this stage on one task, or those of the whole stream.
+        augment: Changes batches of raw rows before the forward pass.
+        frozen_norms: Whether norm layers whose weights do not move keep their statistics too.
+    """
+
+    method: Rule = field(default_factory=Method)
+    optimizer: MakeOptimizer | None = None
+    when: str = "every"
+    epochs: int = 1
+    steps: int | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    clip: float | None = None
+    schedule: Phases = field(default_factory=Phases)
+    clock: Literal["task", "stream"] = "task"
+    augment: Augment | None = None
+    frozen_norms: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, Method):
+            self.method = compose(self.method)
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise BadSetting(f"a stage's {name} is at least 1, not {getattr(self, name)!r}")
+        if self.steps is not None and self.steps < 1:
+            raise BadSetting(f"a stage's steps is at least 1 or None, not {self.steps!r}")
+        if self.clip is not None and self.clip <= 0:
+            raise BadSetting(f"a stage's clip is a positive norm or None, not {self.clip!r}")
+        if self.clock == "stream" and self.schedule.has_shares:
+            raise BadSetting("a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown")
+        self.runs_on(Task(0))  # a misspelt `when` is refused here, not in task 7
+
+    def runs_on(self, task: Task) -> bool:
+        """Whether the stage is due on this task."""
+        return any(_holds(word.strip(), task.index) for word in self.when.split(","))
+
+
+class Listener:
+    """Hears what happens while a learner works; every method does nothing unless overridden."""
+
+    def task_begins(self, learner: Learner, met: Experience) -> None:
+        """Before the first stage of an experience, the head being grown."""
+
+    def stage_begins(self, learner: Learner, stage: Stage, total: int) -> None:
+        """Before the first step of a stage, and again where a stage is resumed; `total` counts its steps."""
+
+    def stepped(self, learner: Learner, loss: Tensor) -> None:
+        """After each step, with the loss of its rows; may save. To predict, enter `learner.reading()`."""
+
+    def stage_ends(self, learner: Learner) -> None:
+        """After each stage; the position is already that of the next one, so a save here does not repeat it."""
+
+
+@dataclass
+class Learner(Stateful):
+    """Carries a model through a stream, stage by stage.
+
+    Each draw is a function of (seed, experience, stage, step), so a position is all the randomness there is to save.
+
+    Attributes:
+        model: Any module; its head should be able to grow.
+        stages: What is done on each experience, in this order.
+        seed: Seeds everything that is drawn.
+        precision: `"bf16"` runs forward passes under autocast.
+        deterministic: Ask torch for deterministic algorithms while training.
+        on_nonfinite: `"stop"` raises when a loss is NaN or infinite, `"ignore"` goes on.
+
+    Example:
+        >>> from nacre.core.rows import TensorRows
+        >>> from nacre.core.optim import MadeOptimizer
+        >>> from nacre.streams import stream_of
+        >>> tasks = [Task(i, TensorRows(torch.randn(8, 3), torch.tensor([0, 1] * 4)), (0, 1)) for i in range(2)]
+        >>> learner = Learner(nn.Linear(3, 2), (Stage(optimizer=MadeOptimizer("sgd", 0.1), batch_size=4),))
+        >>> [met.task.index for met in learner.learn(stream_of([Experience(t) for t in tasks]))]
+        [0, 1]
+    """
+
+    model: nn.Module
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    precision: Precision = "fp32"
+    deterministic: bool = False
+    on_nonfinite: Literal["stop", "ignore"] = "stop"
+    experience: int = state(int)  # where we stand
+    stage: int = state(int)
+    step: int = state(int)
+    clocks: list[int] = state(list)  # steps done by each stage over the whole stream
+    classes: int = state(int)  # the head's width
+    optimizer: Optimizer | None = field(init=False, repr=False, compare=False, default=None)
+    drive: Drive | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.stages = tuple(self.stages)
+        if not self.stages:
+            raise BadSetting("a learner needs at least one stage")
+        owners = [id(part) for s in self.stages for part in leaves(s.method)]
+        if len(set(owners)) < len(owners):
+            raise BadSetting("a method object belongs to one stage: give each stage its own")
+        self.clocks = [0] * len(self.stages)
+
+    def learn(self, stream: Stream, *listeners: Listener) -> Iterator[Experience]:
+        """Learn from where we stand to the end of the stream; yields each experience once it is learned.
+
+        Raises:
+            BadData: the stream was sliced, or gives another experience than the one asked for.
+            NonFinite: a loss became NaN or infinite and `on_nonfinite` is "stop".
+        """
+        if any(part.joins for s in self.stages for part in leaves(s.method) if isinstance(part, Method)):
+            stream = stream if isinstance(stream, Joined) else Joined(stream)
+        for i in count(max(self.experience - 1, 0)):  # one back: a sliced stream is noticed
+            try:
+                met = stream[i]
+            except IndexError:
+                return
+            if met.task.index != i:
+                raise BadData(
+                    f"stream[{i}] is experience {met.task.index}: give the whole stream; the learner finds its place"
+                )
+            if i < self.experience:
+                continue
+            self.classes = max(self.classes, *(c + 1 for c in met.task.classes), 0)
+            grow(self.model, self.classes, met.task.task_id)
+            if not self.stage and not self.step:
+                for hears in listeners:
+                    hears.task_begins(self, met)
+            while self.stage < len(self.stages):
+                stage = self.stages[self.stage]
+                if stage.runs_on(met.task):
+                    self._run(stage, replace(met.task, stage=self.stage), listeners)
+                self.stage, self.step, self.optimizer = self.stage + 1, 0, None
+                for hears in listeners:
+                    hears.stage_ends(self)
+            self.experience, self.stage = i + 1, 0
+            yield met
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Scores, (rows, classes), by the last stage whose method answers for the model; without one, by the model."""
+        with self.reading():
+            return self.answering().predict(bare(self.model), batch.to(device_of(self.model)))
+
+    def answering(self) -> Method:
+        """The method that answers for the model."""
+        able = (s.method for s in reversed(self.stages) if s.method.overrides("predict"))
+        method = next(able, Method())
+        assert isinstance(method, Method)
+        return method
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """The weights, modes and precision that predictions are made with; training goes on undisturbed after."""
+        device = device_of(self.model)
+        cast = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with self.drive.reading() if self.drive else evaluating(self.model), torch.no_grad(), cast:
+            yield
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that is needed to go on from here; see `nacre.checkpoint`."""
+        checkpoint.save(folder, self.state_dict())
+
+    def resume(self, folder: str | Path) -> None:
+        """Take over a saved position; the next `learn` goes on from it, bit for bit."""
+        self.load_state_dict(checkpoint.load(folder))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything learned so far and the position, as references."""
+        return {
+            **super().state_dict(),
+            "model": bare(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "stages": [
+                {"method": s.method.state_dict(), "parts": parts_of(s.method).state_dict()} for s in self.stages
+            ],
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Structure first (the head's width, states, modules), then weights, then the optimizer.
+
+        Raises:
+            BadCheckpoint: it comes from other stages, methods or another model.
+        """
+        model, kept = bare(self.model), dict(saved)
+        device = device_of(model)
+        try:
+            weights, optimizer, stages = kept.pop("model"), kept.pop("optimizer"), kept.pop("stages")
+        except KeyError as missing:
+            raise BadCheckpoint(f"this is no learner's checkpoint: {missing} is missing") from None
+        if len(stages) != len(self.stages):
+            raise BadCheckpoint(f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}")
+        super().load_state_dict(kept)
+        grow(model, self.classes)
+        for s, k in zip(self.stages, stages, strict=True):
+            s.method.load_state_dict(_to(k["method"], device))
+        present = self.stages[min(self.stage, len(self.stages) - 1)]
+        for s in (*self.stages, present):  # the present stage has the last word on requires_grad
+            assert isinstance(s.method, Method)
+            s.method.prepare(model)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise BadCheckpoint(f"the checkpoint is of another model: {error}") from error
+        for s, k in zip(self.stages, stages, strict=True):
+            parts_of(s.method).load_state_dict(k["parts"])
+        self.optimizer = None
+        if optimizer is not None:
+            assert present.optimizer is not None
+            self.optimizer = present.optimizer(trainable(model, present.method))
+            self.optimizer.load_state_dict(optimizer)
+
+    def _run(self, stage: Stage, task: Task, listeners: tuple[Listener, ...]) -> None:
+        drive = Drive(
+            stage.method,
+            self.model,
+            self.optimizer or stage.optimizer,
+            task,
+            augment=stage.augment,
+            seed=self.seed,
+            frozen_norms=stage.frozen_norms,
+            precision=self.precision,
+            step=self.step,
+        )
+        with _deterministic(self.deterministic):
+            try:
+                with drive:
+                    if stage.optimizer is not None:
+                        self.drive, self.optimizer = drive, drive.optimizer
+                        self._train(stage, drive, listeners)
+                    self.drive = None
+            finally:
+                self.drive = None
+
+    def _train(self, stage: Stage, drive: Drive, listeners: tuple[Listener, ...]) -> None:
+        optimizer, rows = drive.optimizer, drive.task.rows
+        per_epoch = -(-len(drive.order(0)) // stage.batch_size) if rows else 0
+        total = (stage.steps if stage.steps is not None else stage.epochs * per_epoch) if per_epoch else 0
+        rate = stage.schedule.over(total)
+        peaks = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        finite = _Finite(self, drive.device)
+        for hears in listeners:
+            hears.stage_begins(self, stage, total)
+        while self.step < total:
+            epoch, start = divmod(self.step, per_epoch)
+            for batch in drive.batches(epoch, stage.batch_size, start):
+                now = self.clocks[self.stage] if stage.clock == "stream" else self.step
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * rate(now)
+                optimizer.zero_grad()
+                loss = _backward(drive, batch, stage.accumulate)
+                finite.check(loss)
+                if stage.clip is not None:
+                    nn.utils.clip_grad_norm_(held, stage.clip)
+                optimizer.step()
+                drive.stepped()
+                self.step += 1
+                self.clocks[self.stage] += 1
+                for hears in listeners:
+                    hears.stepped(self, loss)
+                if self.step >= total:
+                    break
+        finite.read()
+
+
+def _backward(drive: Drive, batch: Batch, accumulate: int) -> Tensor:
+    """Accumulate the gradient of one step, cut into micro-batches; the step's loss, detached."""
+    size = -(-len(batch) // accumulate)
+    sum_of = torch.zeros((), device=drive.device)
+    for low in range(0, len(batch), size):
+        piece = batch if size == len(batch) else batch.pick(slice(low, low + size))
+        loss = drive.loss(piece, len(piece) / len(batch))
+        if loss.requires_grad:
+            loss.backward()
+        elif not drive.site.step:
+            raise BadSetting(
+                f"the stage of {type(drive.method).__name__} trains nothing: its loss depends on no weight that requires a "
+                "gradient; free some weights, or leave the stage's optimizer out"
+            )
+        sum_of += loss.detach()
+    return sum_of
+
+
+class _Finite:
+    """Watches the losses, without waiting for an accelerator at every step."""
+
+    def __init__(self, learner: Learner, device: torch.device):
+        self.learner, self.every = learner, 1 if device.type == "cpu" else FINITE_EVERY
+        self.on, self.seen = learner.on_nonfinite == "stop", 0
+        self.bad: Tensor | None = None
+
+    def check(self, loss: Tensor) -> None:
+        if not self.on:
+            return
+        bad = ~loss.isfinite()
+        self.bad = bad if self.bad is None else self.bad | bad
+        self.seen += 1
+        if self.seen % self.every == 0:
+            self.read()
+
+    def read(self) -> None:
+        if self.bad is not None and bool(self.bad):
+            at = self.learner
+            raise NonFinite(
+                f"the loss became NaN or infinite in experience {at.experience}, stage {at.stage}, within {self.every} steps "
+                f"before step {at.step + 1}: lower the learning rate, set clip, or train in fp32; "
+                'on_nonfinite = "ignore" goes on regardless'
+            )
+
+
+def _holds(word: str, index: int) -> bool:
+    match word:
+        case "every":
+            return True
+        case "first":
+            return index == 0
+        case "later":
+            return index > 0
+    span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    if span is None:
+        raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
+    return int(span[1]) <= index <= int(span[2] or span[1])
+
+
+def _to(tree: Any, device: torch.device) -> Any:
+    match tree:
+        case Tensor():
+            return tree.to(device)
+        case dict():
+            return {k: _to(v, device) for k, v in tree.items()}
+        case list():
+            return [_to(v, device) for v in tree]
+    return tree
+
+
+@contextmanager
+def _deterministic(on: bool) -> Iterator[None]:
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if on:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -1,0 +1,7 @@
+"""What is remembered: rows of the past, in bounded memory."""
+
+from .balanced import ClassBalanced
+from .block import Block, replayed
+from .reservoir import Reservoir
+
+__all__ = ["Block", "ClassBalanced", "Reservoir", "replayed"]

@@ -1,0 +1,90 @@
+"""One preallocated block per field: how rows of the past are kept.
+
+Fields: `x` or `x.<key>` (slots, ...), `y` (slots,), `task` (slots,), and whatever a method adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.rows import Batch, cat
+from ..core.state import Stateful, Tensors, state
+
+
+def fields_of(batch: Batch, extra: Mapping[str, Tensor]) -> Tensors:
+    """The fields of a batch to keep: its rows as they were before augmentation, labels, task ids, and `extra`."""
+    x = batch.x if batch.raw is None else batch.raw
+    held: Tensors = {f"x.{k}": v for k, v in x.items()} if isinstance(x, Mapping) else {"x": x}
+    held["y"] = batch.y
+    if batch.task is not None:
+        held["task"] = batch.task
+    return {**held, **{k: v.detach() for k, v in extra.items()}}
+
+
+@dataclass
+class Block(Stateful):
+    """Slots for rows; a field may get wider or longer later, and what a row lacks reads as none (NaN or 0)."""
+
+    kept: Tensors = state()
+
+    def write(self, slots: Tensor, rows: Tensors, capacity: int) -> None:
+        """Put rows, one for each slot and all slots different, into their places; fields they lack read as none."""
+        for name in self.kept.keys() - rows.keys():
+            self.kept[name][slots.to(self.kept[name].device)] = _none(self.kept[name])
+        for name, value in rows.items():
+            kept = self.kept[name] = _room(self.kept.get(name), value, capacity)
+            here = slots.to(kept.device)
+            if kept.shape[1:] != value.shape[1:]:
+                kept[here] = _none(value)
+            kept[(here, *map(slice, value.shape[1:]))] = value
+
+    def read(self, slots: Tensor) -> Batch:
+        """The rows of these slots as copies; fields of methods ride in `extra`."""
+        rows = {n: t[slots.to(t.device)] for n, t in self.kept.items()}
+        x: Any = rows.pop("x", None)
+        if x is None:
+            x = {n[2:]: rows.pop(n) for n in list(rows) if n.startswith("x.")}
+        return Batch(x, rows.pop("y"), task=rows.pop("task", None), extra=rows)
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(t.nbytes for t in self.kept.values())
+
+
+def replayed(batch: Batch, past: Batch, weight: float = 1.0) -> Batch:
+    """`batch` with rows of a memory behind it; their `source` is the next free number, so no memory admits them."""
+    source = torch.zeros_like(batch.y) if batch.source is None else batch.source
+    past = past.to(batch.y.device)
+    number = int(source.max()) + 1 if batch.source is not None and len(batch) else 1
+    rows = Batch(
+        past.x,
+        past.y,
+        source=torch.full_like(past.y, number),
+        weight=None if weight == 1.0 and batch.weight is None else past.y.new_full((len(past),), weight, dtype=torch.float),
+        task=past.task,
+        extra=past.extra,
+    )
+    here = Batch(batch.x, batch.y, batch.ids, source, batch.weight, batch.task, batch.extra, share=batch.share)
+    return cat(here, rows)
+
+
+def _room(kept: Tensor | None, value: Tensor, capacity: int) -> Tensor:
+    """The block of a field, made or widened so that `value` fits."""
+    if kept is None:
+        return value.new_full((capacity, *value.shape[1:]), _none(value))
+    kept = kept.to(value.device)
+    wider = [max(b - a, 0) for a, b in zip(kept.shape[1:], value.shape[1:], strict=True)]
+    if not any(wider):
+        return kept
+    return F.pad(kept, [w for more in reversed(wider) for w in (0, more)], value=_none(value))
+
+
+def _none(t: Tensor) -> float:
+    return float("nan") if t.is_floating_point() else 0

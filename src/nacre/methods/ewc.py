@@ -1,0 +1,104 @@
+"""Elastic weight consolidation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.dice import dice
+from ..core.method import Method
+from ..core.model import Outputs, evaluating
+from ..core.paper import Fidelity, Paper
+from ..core.rows import Batch
+from ..core.rule import Site
+from ..core.state import Tensors, grown, setting, state
+from ..core.stream import Task
+from ..importance import fisher
+from ..losses import quadratic
+
+
+@dataclass
+class EWC(Method):
+    """Pull each weight toward its values after earlier tasks, as hard as its Fisher information says.
+
+    loss += strength / 2 * sum_k F_k (w - a_k)^2, with F_k the diagonal Fisher information of task k, taken one row at a time
+    (see `labels`), and a_k the weights after it. All tasks are folded into one quadratic with the same gradient, importance
+    F = sum_k F_k and anchor a = sum_k F_k a_k / F, so a step costs the same after 2 tasks and after 200.
+
+    With `how = "pull"` the same quadratic acts after the step instead, as its exact proximal move
+    w <- w + s (a - w), s = r F / (1 + r F), r = learning rate * strength: it stays finite at any strength, and an adaptive
+    optimizer does not rescale it. Rows that a head gained later have no memory: importance 0.
+
+    Strengths do not carry over from other libraries, which differ in a factor of 2, in the estimator, and in whether the
+    gradient of a batch mean is squared (about `batch` times smaller).
+
+    Paper: Overcoming catastrophic forgetting in neural networks (arXiv 1612.00796); the folded and decaying forms as in
+    Progress & Compress (arXiv 1805.06370).
+
+    >>> EWC(strength=10.0).strength
+    10.0
+    """
+
+    paper: ClassVar[Paper | None] = Paper("Overcoming catastrophic forgetting in neural networks", 2016, "1612.00796")
+    fidelity: ClassVar[Fidelity] = "faithful"
+    off: ClassVar[dict[str, Any]] = {"strength": 0.0}
+
+    strength: float = setting(100.0, "how strong the pull is (lambda)", low=0.0)
+    labels: Literal["sampled", "exact", "empirical"] = setting(
+        "sampled", "Fisher estimator: labels drawn from the model, all labels by their probability, or the rows' own"
+    )
+    rows: int = setting(200, "rows of a task that its Fisher information is taken of", low=1)
+    decay: float = setting(1.0, "factor on older tasks' importance at each new task (gamma)", low=0.0, high=1.0)
+    how: Literal["loss", "pull"] = setting("loss", "as a loss term, or as an exact pull after each step")
+    seed: int = setting(0, "seeds the choice of rows and labels")
+    importance: Tensors = state()  # F
+    anchor: Tensors = state()  # a
+
+    @classmethod
+    def examples(cls) -> Iterator[Method]:
+        yield cls(rows=8)
+        yield cls(rows=8, how="pull")
+
+    def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
+        if self.how == "pull" or not self.importance or not self.strength:
+            return 0.0
+        now = {n: p for n, p in model.named_parameters() if n in self.importance and p.requires_grad}
+        return quadratic(
+            list(now.values()),
+            [grown(self.importance[n], p) for n, p in now.items()],
+            [grown(self.anchor[n], p) for n, p in now.items()],
+            self.strength,
+        )
+
+    def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
+        if self.how == "pull" and self.strength:
+            for n, f in self.importance.items():
+                if n in new:
+                    far = f * (site.lr(n) * self.strength)
+                    known = new[n][: len(f)] if f.ndim else new[n]
+                    known.lerp_(self.anchor[n], far.div_(far + 1))
+        return new
+
+    def needs_old(self, name: str) -> bool:
+        return False  # the pull starts from the new weights
+
+    def end_stage(self, model: nn.Module, task: Task) -> None:
+        if not task.rows or task.train is None or task.objective is None or task.outputs is None:
+            return
+        params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        chosen = torch.randperm(task.rows, generator=dice(self.seed, task.index, "rows"))[: self.rows]
+        with evaluating(model):
+            fresh = fisher(
+                task.objective, task.outputs, params, task.train, chosen,
+                labels=self.labels, seed=(self.seed, task.index), device=task.device,
+            )  # fmt: skip
+        for n, f in fresh.items():
+            before = grown(self.importance[n], f) * self.decay if n in self.importance else torch.zeros_like(f)
+            anchor = grown(self.anchor[n], f) if n in self.anchor else params[n].detach()
+            self.importance[n] = before + f
+            share = torch.where(self.importance[n] > 0, f / self.importance[n], 1.0)
+            self.anchor[n] = torch.lerp(anchor, params[n].detach(), share)

@@ -1,0 +1,129 @@
+"""RanPAC: ridge regression on randomly projected features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.dice import dice
+from ..core.errors import BadSetting
+from ..core.method import Method
+from ..core.model import fingerprint, forward
+from ..core.paper import Fidelity, Paper
+from ..core.rows import Batch
+from ..core.state import scratch, setting, state
+from ..core.stream import Task
+from ..heads import ClassStatistics, RandomFeatures, choose_ridge, features_of
+
+BLOCK = 4096  # rows whose projected features are held at once
+
+
+@dataclass
+class RanPAC(Method):
+    """Move no weight; answer by ridge regression on random features of all rows seen.
+
+    h = relu(f(x) R) with R ~ N(0, 1) of shape (width of f, M), drawn once; after each task G += H' H and Q += H' Y with
+    one-hot Y; scores = h W with W = (G + ridge I)^-1 Q. Sums of rows do not depend on how the rows were cut into tasks. W is
+    solved once a task, when it is first needed, and never saved.
+
+    With `ridge = "task"` the ridge is the one of 1e-8 ... 1e8 with the least squared error on a random fifth of the current
+    task's training rows, fitted on the others: as in the reference code, but for the choice at random (there: the last
+    fifth). No other rows are looked at, and none are kept.
+
+    Paper: RanPAC: Random Projections and Pre-trained Models for Continual Learning (arXiv 2307.02251). Its first-session
+    tuning is a stage of its own here; its M is 10,000.
+
+    >>> RanPAC(width=500, ridge=100.0).ridge
+    100.0
+    """
+
+    paper: ClassVar[Paper | None] = Paper(
+        "RanPAC: Random Projections and Pre-trained Models for Continual Learning", 2023, "2307.02251"
+    )
+    fidelity: ClassVar[Fidelity] = "faithful"
+
+    width: int = setting(2000, "random features (M); the paper has 10000", low=1)
+    ridge: float | Literal["task"] = setting("task", "the ridge, or how it is chosen", low=0.0)
+    normalize: bool = setting(False, "scale features to length 1 before they are projected")
+    precision: Literal["float64", "float32"] = setting("float64", "of the sums G and Q and of the solution")
+    seed: int = setting(0, "seeds R and the rows held out")
+    statistics: ClassStatistics = setting(ClassStatistics, "what is kept of each class beside G and Q")
+    gram: Tensor | None = state(lambda: None)  # G, (M, M)
+    cross: Tensor | None = state(lambda: None)  # Q, (M, classes)
+    chosen: float = state(lambda: 1.0)  # the ridge in use where it is chosen
+    lift: RandomFeatures | None = scratch()
+    readout: Tensor | None = scratch()  # W, (M, classes)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.ridge, str) and self.ridge != "task":
+            raise BadSetting(f'RanPAC.ridge is a number or "task", not {self.ridge!r}')
+
+    @classmethod
+    def examples(cls) -> Iterator[Method]:
+        yield cls(width=32)
+        yield cls(width=32, ridge=1.0, normalize=True)
+
+    def end_stage(self, model: nn.Module, task: Task) -> None:
+        z, y = features_of(model, task.train, "RanPAC", task.device)
+        self.statistics.taken.append(fingerprint(model))
+        if not len(y):
+            return
+        z = F.normalize(z, dim=1) if self.normalize else z
+        self.statistics.add(z, y, task.task_id)
+        if self.ridge == "task":
+            self._choose(z, y, task.index)
+        classes = len(self.statistics.count)
+        for low in range(0, len(y), BLOCK):
+            h = self._project(z[low : low + BLOCK])
+            if self.gram is None or self.cross is None:
+                self.gram, self.cross = h.new_zeros(self.width, self.width), h.new_zeros(self.width, 0)
+            self.cross = F.pad(self.cross, (0, classes - self.cross.shape[1]))
+            self.gram += h.T @ h
+            self.cross += h.T @ F.one_hot(y[low : low + BLOCK], classes).to(h)
+        self.readout = None
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        out = forward(model, batch)
+        if self.gram is None or self.cross is None:
+            return out.logits
+        z = out.need_features("RanPAC")
+        h = self._project(F.normalize(z, dim=1) if self.normalize else z)
+        if self.readout is None:
+            self.readout = self._solve()
+        return self.statistics.closed(h @ self.readout, batch.task)
+
+    def stale(self, model: nn.Module) -> list[int]:
+        now = fingerprint(model) if self.statistics.taken else ""
+        return [i for i, then in enumerate(self.statistics.taken) if then != now]
+
+    def _project(self, z: Tensor) -> Tensor:
+        """h, (rows, M), in the precision of the sums."""
+        if self.lift is None:
+            self.lift = RandomFeatures(self.width, self.seed)
+        return self.lift(z).to(getattr(torch, self.precision))
+
+    def _solve(self) -> Tensor:
+        assert self.gram is not None and self.cross is not None
+        ridge = self.chosen if isinstance(self.ridge, str) else self.ridge
+        ridged = self.gram.clone()
+        ridged.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(ridged)
+        if bool(failed):
+            raise BadSetting(
+                f"RanPAC cannot solve its regression with ridge = {ridge:g} in {self.precision}: the random features are "
+                'linearly dependent; use a larger ridge, ridge = "task", or precision = "float64"'
+            )
+        return torch.cholesky_solve(self.cross, factor)
+
+    def _choose(self, z: Tensor, y: Tensor, index: int) -> None:
+        keep = torch.randperm(len(y), generator=dice(self.seed, index, "ridge rows"))[: 4 * self.width].to(y.device)
+        labels = y[keep].unique(return_inverse=True)[1]
+        targets = F.one_hot(labels).double()
+        found = choose_ridge(self._project(z[keep]).double(), targets, 0.2, dice(self.seed, index, "ridge"))
+        self.chosen = found if found is not None else self.chosen

@@ -1,0 +1,148 @@
+"""Scores by moment and test set, and the summaries of continual learning that are read off them.
+
+Notation: R[i, j] is the score on task j's test set after task i was learned; moments are rows, tests are columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+NAN = math.nan
+
+
+@dataclass
+class Matrix:
+    """What was measured, when, on which test set; what was not measured is NaN.
+
+    Attributes:
+        moments: Names of the moments of measurement, in order; `"start"` is the untrained model where it was measured.
+        tests: Names of the test sets, in order.
+        cells: moment -> test -> score.
+        rows: test -> number of its rows.
+        learned: test -> the moment at which its task had been learned.
+        better: Whether a higher or a lower score is better.
+
+    >>> m = Matrix()
+    >>> for moment, scores in {"task0": [1.0], "task1": [0.5, 0.75]}.items():
+    ...     for i, score in enumerate(scores):
+    ...         m.add(moment, f"task{i}", score, rows=10, learned=(moment == f"task{i}"))
+    >>> m.last(), m.average(), m.forgetting(), m.backward_transfer(), m.learning()
+    (0.625, 0.8125, 0.5, -0.5, 0.875)
+    """
+
+    moments: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)
+    cells: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    learned: dict[str, str] = field(default_factory=dict)
+    better: str = "higher"
+
+    def add(self, moment: str, test: str, score: float, rows: int = 0, learned: bool = False) -> None:
+        """Note one score; `learned` says that the test's task has just been learned."""
+        if moment not in self.moments:
+            self.moments.append(moment)
+        if test not in self.tests:
+            self.tests.append(test)
+        self.cells.setdefault(moment, {})[test] = score
+        self.rows[test] = rows
+        if learned:
+            self.learned.setdefault(test, moment)
+
+    def at(self, moment: str, test: str) -> float:
+        """One score, NaN where none was taken."""
+        return self.cells.get(moment, {}).get(test, NAN)
+
+    def table(self) -> list[list[float]]:
+        """R as rows of moments and columns of tests."""
+        return [[self.at(m, t) for t in self.tests] for m in self.moments]
+
+    def known(self, moment: str) -> list[str]:
+        """The tests whose tasks were learned at or before a moment."""
+        place = {m: i for i, m in enumerate(self.moments)}
+        return [t for t in self.tests if t in self.learned and place[self.learned[t]] <= place[moment]]
+
+    def after(self, moment: str) -> float:
+        """ACC: the mean score over what is learned at a moment."""
+        return mean(self.at(moment, t) for t in self.known(moment))
+
+    def curve(self) -> list[float]:
+        """ACC at each moment at which something was learned."""
+        return [self.after(m) for m in self._learning_moments()]
+
+    def last(self) -> float:
+        """ACC at the last moment: mean over all learned tasks of R[T, j]."""
+        return self.after(self.moments[-1]) if self.moments else NAN
+
+    def average(self) -> float:
+        """Average incremental score: the mean of ACC over the moments."""
+        return mean(self.curve())
+
+    def union(self) -> float:
+        """The last scores weighted by their test rows: the score on the union of the test sets."""
+        if not self.moments:
+            return NAN
+        tests = [t for t in self.known(self.moments[-1]) if not math.isnan(self.at(self.moments[-1], t))]
+        total = sum(self.rows[t] for t in tests)
+        return sum(self.at(self.moments[-1], t) * self.rows[t] for t in tests) / total if total else NAN
+
+    def forgetting(self) -> float:
+        """Mean over tasks learned before the last moment of (best earlier score - last score); may be negative.
+
+        Of the definitions in use this is the one with the maximum over l < T (Chaudhry et al. 2018, arXiv 1801.10112).
+        """
+        return mean(self.forgetting_of(t) for t in self._earlier())
+
+    def forgetting_of(self, test: str) -> float:
+        """Best earlier score minus the last one, of a test."""
+        sign = 1 if self.better == "higher" else -1
+        seen = [self.at(m, test) for m in self.moments[self.moments.index(self.learned[test]) :]]
+        earlier = [sign * v for v in seen[:-1] if not math.isnan(v)]
+        return max(earlier) - sign * seen[-1] if earlier and not math.isnan(seen[-1]) else NAN
+
+    def backward_transfer(self) -> float:
+        """BWT: mean over earlier tasks of R[T, j] - R[j, j]."""
+        return mean(self.at(self.moments[-1], t) - self.at(self.learned[t], t) for t in self._earlier())
+
+    def forward_transfer(self) -> float:
+        """FWT: mean over tasks j > 1 of R[j-1, j] - R[0, j]; NaN unless future tasks and the start were measured."""
+        moments = self._learning_moments()
+        gains = []
+        for before, now in zip(moments, moments[1:], strict=False):
+            gains += [self.at(before, t) - self.at("start", t) for t, m in self.learned.items() if m == now]
+        return mean(gains)
+
+    def learning(self) -> float:
+        """Learning accuracy: mean of R[j, j], the score of each task just after it was learned."""
+        return mean(self.at(m, t) for t, m in self.learned.items())
+
+    def summary(self) -> dict[str, float]:
+        """All summaries by name."""
+        return {
+            "last": self.last(),
+            "average": self.average(),
+            "union": self.union(),
+            "forgetting": self.forgetting(),
+            "backward_transfer": self.backward_transfer(),
+            "forward_transfer": self.forward_transfer(),
+            "learning": self.learning(),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as kept in a checkpoint."""
+        return {k: v for k, v in vars(self).items()}
+
+    def _learning_moments(self) -> list[str]:
+        held = set(self.learned.values())
+        return [m for m in self.moments if m in held]
+
+    def _earlier(self) -> list[str]:
+        return [t for t, m in self.learned.items() if m != self.moments[-1]]
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of what was measured; NaN of nothing."""
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else NAN

@@ -1,0 +1,38 @@
+"""Scores of predictions on rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..core.rows import Batch, Rows, batches
+
+
+def accuracy(scores: Tensor, batch: Batch) -> Tensor:
+    """Right answers as 1 and wrong ones as 0, (rows,); labelled tokens are averaged within a row."""
+    right, counts = (scores.argmax(-1) == batch.y).float(), batch.y != -100
+    return right if right.ndim == 1 else (right * counts).sum(1) / counts.sum(1).clamp_min(1)
+
+
+def score(
+    predict: Callable[[Batch], Tensor],
+    rows: Rows,
+    of: Callable[[Tensor, Batch], Tensor] = accuracy,
+    size: int = 500,
+    device: torch.device | str = "cpu",
+) -> float:
+    """The mean mark of predictions on rows, in large batches; NaN where there are none.
+
+    >>> from nacre.core.rows import TensorRows
+    >>> rows = TensorRows(torch.eye(4), torch.tensor([0, 1, 2, 2]))
+    >>> score(lambda batch: batch.x, rows)
+    0.75
+    """
+    marks = []
+    with torch.inference_mode():
+        for batch in batches(rows, size, device=device):
+            marks.append(of(predict(batch), batch).double())
+    return torch.cat(marks).mean().item() if marks else math.nan

@@ -1,0 +1,283 @@
+"""One data set cut by classes into tasks: class-incremental and task-incremental streams."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.dice import dice
+from ..core.errors import BadData, BadSetting, UnknownName
+from ..core.rows import Picked, Rows
+from ..core.stream import Experience, Task
+
+
+class Labelled(Rows, Protocol):
+    """Rows whose labels can be read all at once."""
+
+    @property
+    def y(self) -> Tensor:
+        """Labels, (rows,)."""
+        ...
+
+
+class Data(Protocol):
+    """What can be cut: `nacre.data.Source`, or anything of that form."""
+
+    @property
+    def train(self) -> Labelled:
+        """Training rows."""
+        ...
+
+    @property
+    def test(self) -> Labelled:
+        """Test rows."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Label k is called `classes[k]`."""
+        ...
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Classes that belong together; may be empty."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A stream that brings some classes of one data set after the other; make it with `split`.
+
+    Labels are numbered in the order of arrival, so a head only grows: the k-th class to arrive is label k, and is called
+    `class_names[k]`. Experiences are made when asked for, share the memory of the data, and are the same every time.
+    Experience i brings one test set, called `task<i>`, of its own classes.
+
+    Attributes:
+        data: What is cut.
+        tasks: The data's labels that each task brings, in the order of arrival.
+        order: How the classes were ordered: `"seed"`, `"given"` or `"listed"`.
+        seed: The seed of that order.
+        told: Whether rows carry their task id (task-incremental), or it is hidden (class-incremental).
+
+    Raises:
+        BadData: labels beyond the classes, or a task without training or test rows.
+        BadSetting: a class in no task or in two.
+    """
+
+    data: Data
+    tasks: tuple[tuple[int, ...], ...]
+    order: str = "seed"
+    seed: int = 0
+    told: bool = False
+
+    def __post_init__(self) -> None:
+        classes = self.data.classes
+        if twice := [c for c, n in Counter(classes).items() if n > 1]:
+            raise BadData(f"two classes are called {twice[0]!r}: give each its own name")
+        if sorted(c for task in self.tasks for c in task) != list(range(len(classes))) or not all(self.tasks):
+            raise BadSetting(
+                f"{len(self.tasks)} tasks bring {sum(map(len, self.tasks))} classes, but must bring each of the "
+                f"{len(classes)} exactly once, and at least one each"
+            )
+        for index, (train, test) in enumerate(zip(*self.counts, strict=True)):
+            if not train or not test:
+                names = ", ".join(classes[c] for c in self.tasks[index][:5])
+                raise BadData(
+                    f"task {index} ({names}) has {train} training and {test} test rows: make fewer tasks, leave these "
+                    "classes out of the data, or add rows of them to both"
+                )
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> Experience:
+        """The experience at a place, counted from 0."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"this stream has experiences 0..{len(self) - 1}, not {index}")
+        task_id = index if self.told else None
+        first = sum(map(len, self.tasks[:index]))
+        classes = tuple(range(first, first + len(self.tasks[index])))
+        train, test = (
+            Picked(rows, self._places(rows, index), self.labels, task_id) for rows in (self.data.train, self.data.test)
+        )
+        return Experience(Task(index, train, classes, task_id), {f"task{index}": test})
+
+    @property
+    def kind(self) -> str:
+        """The name under which `STREAMS` makes it."""
+        return "task-incremental" if self.told else "class-incremental"
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The data's own name of each label of the stream."""
+        return tuple(self.data.classes[c] for task in self.tasks for c in task)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(classes,) the stream's label of each label of the data."""
+        return torch.tensor([c for task in self.tasks for c in task]).argsort()
+
+    @cached_property
+    def counts(self) -> tuple[list[int], list[int]]:
+        """Training rows and test rows of each task."""
+        return self._count("training", self.data.train), self._count("test", self.data.test)
+
+    def describe(self) -> dict[str, Any]:
+        """The stream in words and numbers, ready for JSON."""
+        tasks = [
+            {
+                "index": index,
+                "classes": [self.data.classes[c] for c in task],
+                "train_rows": self.counts[0][index],
+                "test_rows": self.counts[1][index],
+            }
+            for index, task in enumerate(self.tasks)
+        ]
+        return {"kind": self.kind, "order": self.order, "seed": self.seed, "told": self.told, "tasks": tasks}
+
+    def to_json(self) -> str:
+        """What `from_json` makes the same stream from, beside the data."""
+        return json.dumps(self.describe(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, data: Data) -> Split:
+        """The stream that `to_json` wrote down, over the same data.
+
+        Raises:
+            BadData: the data have other classes or other numbers of rows, or the text is no stream.
+        """
+        try:
+            said = json.loads(text)
+            tasks = [list(task["classes"]) for task in said["tasks"]]
+            rows = [(task["train_rows"], task["test_rows"]) for task in said["tasks"]]
+            order, seed, told = said["order"], said["seed"], said["told"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadData(f"this is no stream that to_json wrote ({type(error).__name__}: {error})") from error
+        number = {name: k for k, name in enumerate(data.classes)}
+        names = [name for task in tasks for name in task]
+        if strange := set(names) ^ set(number):
+            missing = sorted(map(str, set(names) - set(number)))
+            where = "the data lack" if missing else "the stream lacks"
+            raise BadData(
+                f"these data are not those of the stream: {where} {', '.join(missing or sorted(strange))[:200]}: "
+                "load the data that the stream was made of"
+            )
+        made = cls(data, tuple(tuple(number[name] for name in task) for task in tasks), order, seed, told)
+        if (found := list(zip(*made.counts, strict=True))) != rows:
+            k = next(k for k, pair in enumerate(found) if pair != rows[k])
+            raise BadData(
+                f"these data are not those of the stream: task {k} has {found[k]} training and test rows, and had {rows[k]}: "
+                "load the data that the stream was made of"
+            )
+        return made
+
+    def _places(self, rows: Labelled, index: int) -> Tensor:
+        """(chosen,) positions of the rows of a task's classes."""
+        mine = torch.zeros(len(self.data.classes), dtype=torch.bool)
+        mine[list(self.tasks[index])] = True
+        return mine[rows.y.cpu()].nonzero().flatten()
+
+    def _count(self, what: str, rows: Labelled) -> list[int]:
+        y, classes = rows.y.cpu(), len(self.data.classes)
+        if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
+            raise BadData(
+                f"{what} rows have labels {int(y.min())}..{int(y.max())}, the data name classes 0..{classes - 1}"
+            )
+        found = torch.bincount(y, minlength=classes).tolist()
+        return [sum(found[c] for c in task) for task in self.tasks]
+
+
+def split(
+    data: Data,
+    tasks: int | Sequence[int] = 5,
+    *,
+    order: str | Sequence[str | int] = "seed",
+    seed: int = 0,
+    told: bool = False,
+) -> Split:
+    """Cut data by classes into tasks.
+
+    Where the data have groups, and as many as tasks are asked for, each group becomes a task: in the order of the groups if
+    `order` is `"given"`, in an order drawn by the seed if it is `"seed"`. Otherwise groups are not looked at.
+
+    Args:
+        data: What to cut, such as a `nacre.data.Source`.
+        tasks: How many tasks, whose sizes then differ by one class at most; or the number of classes of each task.
+        order: In which order classes arrive: drawn by the `"seed"`, as `"given"`, or a list of their names or labels.
+        seed: Draws the order.
+        told: Whether rows carry their task id.
+
+    Raises:
+        BadSetting: tasks that cannot be made of these classes, or an order that is none of them.
+        UnknownName: the order lists a class that the data lack.
+        BadData: a task would have no training or no test rows.
+
+    >>> from nacre.core.rows import TensorRows
+    >>> from types import SimpleNamespace
+    >>> rows = TensorRows(torch.zeros(8, 2), torch.arange(8) % 4)
+    >>> data = SimpleNamespace(train=rows, test=rows, classes=("a", "b", "c", "d"), groups=())
+    >>> stream = split(data, 2, order=["d", "a", "b", "c"])
+    >>> stream[1].task.classes, stream.class_names[2:], stream[1].task.train.take(torch.tensor([0])).y.item()
+    ((2, 3), ('b', 'c'), 2)
+    """
+    count = len(data.classes)
+    sizes = _sizes(tasks, count)
+    if isinstance(order, str):
+        if order not in ("seed", "given"):
+            raise BadSetting(f"order is 'seed', 'given' or a list of classes, not {order!r}")
+        units = data.groups if isinstance(tasks, int) and len(data.groups) == tasks else [(c,) for c in range(count)]
+        if order == "seed":
+            units = [units[k] for k in torch.randperm(len(units), generator=dice(seed, "split")).tolist()]
+        if len(units) != count:
+            return Split(data, tuple(tuple(u) for u in units), order, seed, told)
+        listed = [c for unit in units for c in unit]
+    else:
+        listed, order = _listed(order, data.classes), "listed"
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    cut = tuple(tuple(listed[end - size : end]) for end, size in zip(ends, sizes, strict=True))
+    return Split(data, cut, order, seed, told)
+
+
+def _sizes(tasks: int | Sequence[int], classes: int) -> list[int]:
+    """The number of classes of each task."""
+    if isinstance(tasks, (bool, str)):
+        raise BadSetting(f"tasks is a number, or a list of the classes of each task, not {tasks!r}")
+    if isinstance(tasks, int):
+        if not 1 <= tasks <= classes:
+            raise BadSetting(f"{classes} classes cannot make {tasks} tasks: ask for 1 to {classes}")
+        return [classes // tasks + (k < classes % tasks) for k in range(tasks)]
+    sizes = list(tasks)
+    if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes) or sum(sizes) != classes:
+        whole = [s for s in sizes if isinstance(s, int)]
+        raise BadSetting(
+            f"tasks of {sizes} classes make {sum(whole)}, but the data have {classes}: give sizes of at least 1 that sum to "
+            f"{classes}, or a number of tasks"
+        )
+    return sizes
+
+
+def _listed(order: Sequence[str | int], classes: tuple[str, ...]) -> list[int]:
+    """The labels of classes that are listed by name or label."""
+    number = {name: k for k, name in enumerate(classes)}
+    labels = []
+    for entry in order:
+        if isinstance(entry, str):
+            if entry not in number:
+                raise UnknownName("class", entry, classes)
+            labels.append(number[entry])
+        else:
+            labels.append(int(entry))
+    if sorted(labels) != list(range(len(classes))):
+        missing = [classes[k] for k in range(len(classes)) if k not in labels]
+        raise BadSetting(
+            f"order lists {len(labels)} classes, but must list each of the {len(classes)} exactly once"
+            + (f": {', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} missing" if missing else "")
+        )
+    return labels

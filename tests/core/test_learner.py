@@ -1,0 +1,314 @@
+"""The learner: growth, resume from anywhere, the same bits as an own loop, and reading without traces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from worlds import Net, noise, rows, stream
+
+from nacre import checkpoint
+from nacre.core.drive import Drive
+from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
+from nacre.core.method import Method, compose
+from nacre.core.model import fingerprint
+from nacre.core.optim import MadeOptimizer
+from nacre.core.rows import Batch, TensorRows
+from nacre.core.stream import Experience, Joined, Task
+from nacre.learner import Learner, Listener, Stage
+from nacre.memory import ClassBalanced, Reservoir
+from nacre.methods import ER, EWC, MIST, Joint, RanPAC, SimpleCIL
+from nacre.rules import Rest
+from nacre.schedules import schedule
+
+
+class _Cut(nn.Module):
+    """A model whose answer does not depend on any weight that is free."""
+
+    def __init__(self, net: Net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net.head(self.net.body(x).detach())
+
+
+def trained(method, **settings) -> Stage:
+    made = MadeOptimizer("adamw", 0.01, [{"match": "head", "lr": 0.02}], {"weight_decay": 0.05})
+    usual = {"batch_size": 8, "epochs": 2, "accumulate": 2, "clip": 1.0, "augment": noise}
+    usual["schedule"] = schedule("cosine", warmup=2)
+    return Stage(method, made, **{**usual, **settings})
+
+
+COMPOSITIONS = {
+    "fine-tuning": lambda: (trained(Method()),),
+    "Joint": lambda: (trained(Joint()),),
+    "EWC": lambda: (trained(EWC(rows=8)),),
+    "EWC-pull": lambda: (trained(EWC(rows=8, how="pull"), clock="stream", schedule=schedule("constant", warmup=12)),),
+    "ER": lambda: (trained(ER(rows=8, memory=Reservoir(capacity=20))),),
+    "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),
+    "SimpleCIL": lambda: (Stage(SimpleCIL()),),
+    "RanPAC": lambda: (Stage(RanPAC(width=24)),),
+    "MIST": lambda: (trained(MIST(width=8, batch=16)),),
+    "MIST-first-RanPAC": lambda: (trained(MIST(width=8, batch=16), when="first"), Stage(RanPAC(width=24))),
+    "MIST-SimpleCIL": lambda: (trained(MIST(width=8, batch=16, fade=0.5)), Stage(SimpleCIL())),
+    "MIST-EWC-ER": lambda: (trained(compose(MIST(objective_of="stage", batch=16), EWC(rows=8, how="pull"), ER(rows=4))),),
+    "Rest": lambda: (trained(Rest("body.0")),),
+}
+
+
+def learner(name: str) -> Learner:
+    return Learner(Net(), COMPOSITIONS[name](), seed=3)
+
+
+def finished(who: Learner) -> Learner:
+    for _ in who.learn(stream()):
+        pass
+    return who
+
+
+def predictions(who: Learner) -> torch.Tensor:
+    x = torch.cat([e.tests[f"task{i}"].x for i, e in enumerate(stream())])
+    return who.predict(Batch(x, torch.zeros(len(x), dtype=torch.long)))
+
+
+def bits(t: torch.Tensor) -> bytes:
+    return t.detach().contiguous().numpy().tobytes()
+
+
+def equal(a, b) -> bool:
+    """Whether two trees of plain values and tensors are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+class Saves(Listener):
+    """Saves at chosen global steps and at every stage border."""
+
+    def __init__(self, folder: Path, steps: tuple[int, ...]):
+        self.folder, self.steps, self.count = folder, steps, 0
+
+    def stepped(self, learner, loss):
+        self.count += 1
+        if self.count in self.steps:
+            learner.save(self.folder / f"step{self.count}")
+
+    def stage_ends(self, learner):
+        learner.save(self.folder / f"border{learner.experience}-{learner.stage}")
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_every_method_grows_and_resumes_bit_equal_from_every_border_and_four_steps(name, tmp_path):
+    whole = learner(name)
+    steps = (2, 7, 13, 19)
+    saves = Saves(tmp_path, steps)
+    for met in whole.learn(stream(), saves):
+        width = 6 if name == "Joint" else 2 * met.task.index + 2
+        assert whole.model.head.weight.shape[0] == width
+    expected, saved = predictions(whole), sorted(tmp_path.iterdir())
+    assert torch.isfinite(expected[expected != -torch.inf]).all()
+    borders = len(whole.stages) * (1 if name == "Joint" else 3)
+    assert len(saved) == borders + sum(step <= saves.count for step in steps)
+    for folder in saved:
+        torch.manual_seed(hash(folder.name) % 1000)  # whatever the global state is
+        again = learner(name)
+        again.resume(folder)
+        finished(again)
+        assert equal(again.state_dict(), whole.state_dict()), f"{name} resumed from {folder.name} ends elsewhere"
+        assert torch.equal(predictions(again), expected)
+
+
+def test_resume_in_a_fresh_process(tmp_path):
+    names = ["MIST-EWC-ER", "MIST-first-RanPAC", "ER-balanced"]
+    for name in names:
+        list(learner(name).learn(stream(), Saves(tmp_path / name, (7,))))
+        finished(learner(name)).save(tmp_path / name / "end")
+    script = (
+        "import sys, torch\ntorch.set_num_threads(1)\n"
+        "from test_learner import finished, learner\n"
+        "for name in sys.argv[2:]:\n"
+        "    who = learner(name)\n"
+        "    who.resume(f'{sys.argv[1]}/{name}/step7')\n"
+        "    finished(who).save(f'{sys.argv[1]}/{name}/again')\n"
+    )
+    here = Path(__file__).parent
+    path = ":".join([str(here), str(here.parent), str(here.parents[1] / "src")])
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), *names], check=True, env={"PYTHONPATH": path})
+    for name in names:
+        for file in ("state.json", "tensors.safetensors"):
+            ends = [(tmp_path / name / end / file).read_bytes() for end in ("end", "again")]
+            assert ends[0] == ends[1], f"{name}: {file} differs"
+
+
+def test_the_resume_test_sees_what_it_should(tmp_path):
+    """A mutant: a memory that forgets how often it drew."""
+
+    class Forgets(Reservoir):
+        def load_state_dict(self, saved):
+            super().load_state_dict(saved)
+            self.draws = 0
+
+    def make() -> Learner:
+        method = ER(rows=8, memory=Forgets(capacity=20))
+        return Learner(Net(), (Stage(method, MadeOptimizer("sgd", 0.05), batch_size=8),))
+
+    whole = make()
+    list(whole.learn(stream(), Saves(tmp_path, (7,))))
+    again = make()
+    again.resume(tmp_path / "step7")
+    assert not equal(finished(again).model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize("name", [n for n in COMPOSITIONS if n != "Joint"])
+def test_an_own_loop_through_the_driver_equals_the_learner_bit_for_bit(name):
+    whole = finished(learner(name))
+    mine = learner(name)  # only to have the same stages
+    model, clocks = mine.model, [0] * len(mine.stages)
+    for met in stream():
+        for k, stage in enumerate(mine.stages):
+            if not stage.runs_on(met.task):
+                continue
+            task = replace(met.task, stage=k)
+            with Drive(stage.method, model, stage.optimizer, task, augment=stage.augment, seed=3) as drive:
+                if stage.optimizer is None:
+                    continue
+                total = stage.epochs * -(-len(met.task.train) // stage.batch_size)
+                peaks = [g["lr"] for g in drive.optimizer.param_groups]
+                held = [p for g in drive.optimizer.param_groups for p in g["params"]]
+                for epoch in range(stage.epochs):
+                    for batch in drive.batches(epoch, stage.batch_size):
+                        now = clocks[k] if stage.clock == "stream" else drive.site.step
+                        for group, peak in zip(drive.optimizer.param_groups, peaks, strict=True):
+                            group["lr"] = peak * stage.schedule.over(total)(now)
+                        drive.optimizer.zero_grad()
+                        half = -(-len(batch) // 2)
+                        for low in range(0, len(batch), half):
+                            piece = batch.pick(slice(low, low + half))
+                            drive.loss(piece, len(piece) / len(batch)).backward()
+                        nn.utils.clip_grad_norm_(held, stage.clip)
+                        drive.optimizer.step()
+                        drive.stepped()
+                        clocks[k] += 1
+    assert equal(model.state_dict(), whole.model.state_dict())
+    mine.classes = 6
+    assert torch.equal(predictions(mine), predictions(whole))
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_watching_leaves_no_trace(name):
+    class Watches(Listener):
+        def stepped(self, learner, loss):
+            torch.rand(3)  # somebody else draws, too
+            predictions(learner)
+            fingerprint(learner.model)
+
+    watched = learner(name)
+    list(watched.learn(stream(), Watches()))
+    assert equal(watched.state_dict(), finished(learner(name)).state_dict())
+
+
+def test_the_seed_decides_and_the_global_generator_does_not():
+    torch.manual_seed(1)
+    one = finished(learner("MIST-EWC-ER"))
+    torch.manual_seed(2)
+    two = finished(learner("MIST-EWC-ER"))
+    assert equal(one.state_dict(), two.state_dict())
+    other = Learner(Net(), COMPOSITIONS["MIST-EWC-ER"](), seed=4)
+    assert not equal(finished(other).state_dict()["model"], one.state_dict()["model"])
+
+
+def test_pieces_of_a_batch_add_up_to_the_whole():
+    def end(accumulate: int) -> dict[str, torch.Tensor]:
+        net = Net(norm=False, dropout=0.0).double()
+        stage = Stage(EWC(rows=8), MadeOptimizer("sgd", 0.05), batch_size=24, accumulate=accumulate)
+        who = Learner(net, (stage,))
+        list(who.learn(stream(double=True)))
+        return net.state_dict()
+
+    one, five = end(1), end(5)
+    assert max((one[n] - five[n]).abs().max() for n in one) < 1e-12
+
+
+def test_odd_streams():
+    plain = stream()
+    empty = Experience(Task(0, TensorRows(torch.empty(0, 8), torch.empty(0, dtype=torch.long))))
+    single = Experience(Task(1, rows((0,), 1, "one"), (0,)))
+    back = Experience(replace(plain[0].task, index=2), plain[0].tests)
+    last = Experience(Task(3))
+    for name in COMPOSITIONS:
+        if name == "Joint":
+            continue
+        who = Learner(Net(norm=False), COMPOSITIONS[name]())
+        assert len(list(who.learn([empty, single, back, last]))) == 4
+        assert all(t.isfinite().all() for t in who.model.state_dict().values())
+
+
+def test_joint_training_joins_the_stream_and_refuses_a_second_task():
+    who = finished(learner("Joint"))
+    right = predictions(who).argmax(1) == torch.arange(6).repeat_interleave(50)
+    stream_trained = predictions(finished(learner("fine-tuning"))).argmax(1) == torch.arange(6).repeat_interleave(50)
+    assert right.float().mean() > 0.6 > 0.45 > stream_trained.float().mean()
+    assert len(Joined(stream())[0].task.train) == sum(len(e.task.train) for e in stream())
+    with pytest.raises(BadData, match="Joint trains on all tasks at once"):
+        with Drive(Joint(), Net(), None, stream()[1].task):
+            pass
+
+
+def test_misuse_is_refused_with_a_cure():
+    with pytest.raises(BadData, match="give the whole stream"):
+        list(learner("ER").learn(stream()[1:]))
+    with pytest.raises(BadSetting, match="belongs to one stage"):
+        shared = ER()
+        Learner(Net(), (trained(shared), trained(shared)))
+    with pytest.raises(BadSetting, match=r"only one part may define predict\(\), but SimpleCIL and RanPAC do"):
+        compose(SimpleCIL(), RanPAC())
+    with pytest.raises(BadSetting, match="two methods of one name"):
+        compose(ER(), ER())
+    with pytest.raises(BadSetting, match="when = 'sometimes'"):
+        Stage(when="sometimes")
+    with pytest.raises(BadSetting, match="answers for 2 classes"):
+        list(Learner(nn.Linear(8, 2), (Stage(Method(), MadeOptimizer()),)).learn(stream()))
+    with pytest.raises(TypeError, match="SimpleCIL reads features"):
+        list(Learner(nn.Linear(8, 6), (Stage(SimpleCIL()),)).learn(stream()))
+    with pytest.raises(BadSetting, match="the optimizer was made before"):
+        net = Net()
+        with Drive(Method(), net, torch.optim.SGD(net.parameters(), lr=0.1), stream()[0].task):
+            pass
+    with pytest.raises(BadSetting, match="nothing to choose from"):
+        list(Learner(Net(), (trained(MIST(free="")),)).learn(stream()))
+    with pytest.raises(BadSetting, match="trains nothing"):
+        net = Net()
+        net.head.requires_grad_(False)
+        net.body[:2].requires_grad_(False)
+        stage = Stage(Method(), lambda named: torch.optim.SGD(named.values(), lr=0.1))
+        list(Learner(_Cut(net), (stage,)).learn(stream()))
+    with pytest.raises(NonFinite, match="lower the learning rate"):
+        hot = Stage(Method(), MadeOptimizer("sgd", 1e30), batch_size=8)
+        list(Learner(Net(norm=False), (hot,)).learn(stream()))
+
+
+def test_checkpoints_of_other_things_are_refused_by_name(tmp_path):
+    list(learner("ER").learn(stream(), Saves(tmp_path, (7,))))
+    with pytest.raises(BadCheckpoint, match="EWC keeps"):
+        learner("EWC").resume(tmp_path / "step7")
+    with pytest.raises(BadCheckpoint, match="has 1 stages, this learner 2"):
+        learner("MIST-SimpleCIL").resume(tmp_path / "step7")
+    with pytest.raises(BadCheckpoint, match="another model"):
+        other = Learner(nn.Sequential(nn.Linear(8, 6)), COMPOSITIONS["ER"]())
+        other.resume(tmp_path / "step7")
+    with pytest.raises(BadCheckpoint, match="is no checkpoint"):
+        checkpoint.load(tmp_path)
+    whole = (tmp_path / "step7" / "tensors.safetensors").read_bytes()
+    (tmp_path / "step7" / "tensors.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
+        checkpoint.load(tmp_path / "step7")
