@@ -10,7 +10,8 @@ Claims held here, all on one thread and paired in one run:
   most 5 % of a whole step (forward, backward, `optimizer.step`).
 
 Arms take turns, block by block, on the same weights and the same optimizer, so that other load on the machine meets all of
-them alike. Times are processor time. A figure is the ratio of the medians over blocks; its spread is the quartiles of the ratios within a round.
+them alike. Times are processor time. A figure is the ratio of the medians over blocks; its spread is the quartiles of the
+ratios within a round.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def rows(classes: Sequence[int], per_class: int, *place: int | str, task: int | 
     return TensorRows(CENTRES[y] + torch.randn(len(y), 8, generator=dice(*place)), y, task)
 
 
-def stream(per_class: int = 20, told: bool = False, splits=((0, 1), (2, 3), (4, 5)), double: bool = False) -> list[Experience]:
+def stream(
+    per_class: int = 20, told: bool = False, splits=((0, 1), (2, 3), (4, 5)), double: bool = False
+) -> list[Experience]:
     def cast(r: TensorRows) -> TensorRows:
         return TensorRows(r.x.double(), r.y, r.task) if double else r
 
@@ -66,4 +68,4 @@ def stream(per_class: int = 20, told: bool = False, splits=((0, 1), (2, 3), (4, 
 
 def noise(batch: Batch, generator: torch.Generator) -> Batch:
     """An augmentation: every row, also of a second view, is shaken by its own draw."""
-    return replace(batch, x=batch.x + 0.1 * torch.randn(batch.x.shape, generator=generator))
+    return replace(batch, x=batch.x + 0.1 * torch.randn(batch.x.shape, generator=generator).to(batch.x))

@@ -71,7 +71,9 @@ class Stage:
         if self.clip is not None and self.clip <= 0:
             raise BadSetting(f"a stage's clip is a positive norm or None, not {self.clip!r}")
         if self.clock == "stream" and self.schedule.has_shares:
-            raise BadSetting("a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown")
+            raise BadSetting(
+                "a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown"
+            )
         self.runs_on(Task(0))  # a misspelt `when` is refused here, not in task 7
 
     def runs_on(self, task: Task) -> bool:

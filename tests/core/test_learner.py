@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from compositions import COMPOSITIONS, equal, finished, learner, predictions, trained
 from torch import nn
-from worlds import Net, noise, rows, stream
+from worlds import Net, rows, stream
 
 from nacre import checkpoint
 from nacre.core.drive import Drive
@@ -18,13 +19,11 @@ from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
 from nacre.core.method import Method, compose
 from nacre.core.model import fingerprint
 from nacre.core.optim import MadeOptimizer
-from nacre.core.rows import Batch, TensorRows
+from nacre.core.rows import TensorRows
 from nacre.core.stream import Experience, Joined, Task
 from nacre.learner import Learner, Listener, Stage
-from nacre.memory import ClassBalanced, Reservoir
+from nacre.memory import Reservoir
 from nacre.methods import ER, EWC, MIST, Joint, RanPAC, SimpleCIL
-from nacre.rules import Rest
-from nacre.schedules import schedule
 
 
 class _Cut(nn.Module):
@@ -36,60 +35,6 @@ class _Cut(nn.Module):
 
     def forward(self, x):
         return self.net.head(self.net.body(x).detach())
-
-
-def trained(method, **settings) -> Stage:
-    made = MadeOptimizer("adamw", 0.01, [{"match": "head", "lr": 0.02}], {"weight_decay": 0.05})
-    usual = {"batch_size": 8, "epochs": 2, "accumulate": 2, "clip": 1.0, "augment": noise}
-    usual["schedule"] = schedule("cosine", warmup=2)
-    return Stage(method, made, **{**usual, **settings})
-
-
-COMPOSITIONS = {
-    "fine-tuning": lambda: (trained(Method()),),
-    "Joint": lambda: (trained(Joint()),),
-    "EWC": lambda: (trained(EWC(rows=8)),),
-    "EWC-pull": lambda: (trained(EWC(rows=8, how="pull"), clock="stream", schedule=schedule("constant", warmup=12)),),
-    "ER": lambda: (trained(ER(rows=8, memory=Reservoir(capacity=20))),),
-    "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),
-    "SimpleCIL": lambda: (Stage(SimpleCIL()),),
-    "RanPAC": lambda: (Stage(RanPAC(width=24)),),
-    "MIST": lambda: (trained(MIST(width=8, batch=16)),),
-    "MIST-first-RanPAC": lambda: (trained(MIST(width=8, batch=16), when="first"), Stage(RanPAC(width=24))),
-    "MIST-SimpleCIL": lambda: (trained(MIST(width=8, batch=16, fade=0.5)), Stage(SimpleCIL())),
-    "MIST-EWC-ER": lambda: (trained(compose(MIST(objective_of="stage", batch=16), EWC(rows=8, how="pull"), ER(rows=4))),),
-    "Rest": lambda: (trained(Rest("body.0")),),
-}
-
-
-def learner(name: str) -> Learner:
-    return Learner(Net(), COMPOSITIONS[name](), seed=3)
-
-
-def finished(who: Learner) -> Learner:
-    for _ in who.learn(stream()):
-        pass
-    return who
-
-
-def predictions(who: Learner) -> torch.Tensor:
-    x = torch.cat([e.tests[f"task{i}"].x for i, e in enumerate(stream())])
-    return who.predict(Batch(x, torch.zeros(len(x), dtype=torch.long)))
-
-
-def bits(t: torch.Tensor) -> bytes:
-    return t.detach().contiguous().numpy().tobytes()
-
-
-def equal(a, b) -> bool:
-    """Whether two trees of plain values and tensors are equal bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 class Saves(Listener):
@@ -135,14 +80,14 @@ def test_resume_in_a_fresh_process(tmp_path):
         finished(learner(name)).save(tmp_path / name / "end")
     script = (
         "import sys, torch\ntorch.set_num_threads(1)\n"
-        "from test_learner import finished, learner\n"
+        "from compositions import finished, learner\n"
         "for name in sys.argv[2:]:\n"
         "    who = learner(name)\n"
         "    who.resume(f'{sys.argv[1]}/{name}/step7')\n"
         "    finished(who).save(f'{sys.argv[1]}/{name}/again')\n"
     )
     here = Path(__file__).parent
-    path = ":".join([str(here), str(here.parent), str(here.parents[1] / "src")])
+    path = ":".join([str(here.parent), str(here.parents[1] / "src")])
     subprocess.run([sys.executable, "-c", script, str(tmp_path), *names], check=True, env={"PYTHONPATH": path})
     for name in names:
         for file in ("state.json", "tensors.safetensors"):
@@ -259,9 +204,11 @@ def test_joint_training_joins_the_stream_and_refuses_a_second_task():
     stream_trained = predictions(finished(learner("fine-tuning"))).argmax(1) == torch.arange(6).repeat_interleave(50)
     assert right.float().mean() > 0.6 > 0.45 > stream_trained.float().mean()
     assert len(Joined(stream())[0].task.train) == sum(len(e.task.train) for e in stream())
-    with pytest.raises(BadData, match="Joint trains on all tasks at once"):
-        with Drive(Joint(), Net(), None, stream()[1].task):
-            pass
+    with (
+        pytest.raises(BadData, match="Joint trains on all tasks at once"),
+        Drive(Joint(), Net(), None, stream()[1].task),
+    ):
+        pass
 
 
 def test_misuse_is_refused_with_a_cure():

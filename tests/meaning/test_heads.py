@@ -23,9 +23,7 @@ from nacre.heads import ClassStatistics, GrowingLinear, MultiHead, choose_ridge
 from nacre.learner import Learner, Stage
 from nacre.methods import MIST, RanPAC, SimpleCIL
 
-ALL = TensorRows(
-    torch.cat([e.task.train.x for e in stream(30)]), torch.cat([e.task.train.y for e in stream(30)])
-)
+ALL = TensorRows(torch.cat([e.task.train.x for e in stream(30)]), torch.cat([e.task.train.y for e in stream(30)]))
 TESTS = torch.cat([e.tests[f"task{i}"].x for i, e in enumerate(stream())])
 CUTS = {
     "by class": [[0, 1], [2, 3], [4, 5]],
@@ -43,7 +41,8 @@ def cut(name: str, double: bool) -> list[Experience]:
     else:
         index = [torch.cat([(ALL.y == c).nonzero().flatten() for c in classes]) for classes in CUTS[name]]
     return [
-        Experience(Task(i, TensorRows(x[at], ALL.y[at]), tuple(ALL.y[at].unique().tolist()))) for i, at in enumerate(index)
+        Experience(Task(i, TensorRows(x[at], ALL.y[at]), tuple(ALL.y[at].unique().tolist())))
+        for i, at in enumerate(index)
     ]
 
 
@@ -130,7 +129,9 @@ def test_the_ridge_is_chosen_on_the_tasks_own_training_rows_only():
 
 @pytest.mark.parametrize("kind", ["full", "low_rank"])
 def test_class_statistics_merge_exactly_in_any_order(kind):
-    z = torch.randn(200, 6, generator=dice("z"), dtype=torch.float64) @ torch.randn(6, 6, generator=dice("a"), dtype=torch.float64)
+    z = torch.randn(200, 6, generator=dice("z"), dtype=torch.float64) @ torch.randn(
+        6, 6, generator=dice("a"), dtype=torch.float64
+    )
     y = torch.randint(3, (200,), generator=dice("y"))
     for parts in ((200,), (50, 1, 149), (10,) * 20):
         statistics = ClassStatistics(covariance=kind, rank=6)

@@ -111,7 +111,9 @@ def test_with_accumulation_the_replayed_rows_of_a_step_are_shared_out():
 def test_replay_forgets_less_than_fine_tuning(kind):
     forgotten = {}
     for name, method in (("plain", Method()), ("er", ER(rows=16, memory=kind(capacity=60)))):
-        learner = Learner(Net(dropout=0.0), (Stage(method, MadeOptimizer("adamw", 0.01), batch_size=8, epochs=4, augment=noise),))
+        learner = Learner(
+            Net(dropout=0.0), (Stage(method, MadeOptimizer("adamw", 0.01), batch_size=8, epochs=4, augment=noise),)
+        )
         matrix, tests = Matrix(), {}
         for met in learner.learn(stream()):
             tests |= met.tests

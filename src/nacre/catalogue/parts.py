@@ -76,7 +76,7 @@ class Entry:
         rest = (inspect.getdoc(self.made_by) or "").partition("\n\n")[2]
         kept: list[str] = []
         for line in rest.splitlines():
-            if line.rstrip() in _SECTIONS or line.startswith(">>>"):
+            if line.startswith(_SECTIONS):
                 break
             kept.append(line)
         return "\n".join(kept).strip()
@@ -99,7 +99,7 @@ class Entry:
         return settings_of(self.made_by)
 
 
-_SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:", "Yields:", "Example:", "Paper:")
+_SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:", "Yields:", "Example:", "Paper:", ">>>")
 
 
 def _exported(face: types.ModuleType, is_one: Callable[[type], bool]) -> dict[str, type]:
@@ -178,9 +178,9 @@ def make(kind: str, table: Mapping[str, Any] | str, place: str = "") -> Any:
 
     >>> make("memory", {"name": "reservoir", "capacity": 20}).capacity
     20
-    >>> make("method", {"name": "EWC", "strenght": 1.0}, "stage.0.methods.0")
+    >>> make("memory", {"name": "Reservoir", "size": 1}, "a")
     Traceback (most recent call last):
-    nacre.core.errors.UnknownName: stage.0.methods.0: unknown setting of EWC 'strenght': did you mean 'strength'? ...
+    nacre.core.errors.UnknownName: a: unknown setting of Reservoir 'size': did you mean 'seed'? known are capacity, seed
     """
     with placed(place):
         name, values = named(kind, table)

@@ -71,7 +71,13 @@ def cli(debug: bool) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if debug else logging.WARNING)
 
 
-@cli.command()
+EXAMPLES = """\b
+  nacre run                                     the comparison on drawn glyphs, some minutes
+  nacre run my.toml --set stage.0.epochs=5      one experiment
+  nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder"""
+
+
+@cli.command(epilog=EXAMPLES)
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--set", "changes", multiple=True, metavar="PLACE=VALUE", help="Change a setting, such as stage.0.epochs=5."
@@ -80,13 +86,7 @@ def cli(debug: bool) -> None:
 @click.option("--seeds", metavar="0,1,2", help="Several give mean and spread; the same as --set run.seeds=[0,1,2].")
 @click.option("--device", help='"auto", "cpu", "cuda"; the same as --set run.device=...')
 def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: str | None, device: str | None) -> None:
-    """Run what CONFIG says; without one, the embedded comparison.
-
-    \b
-      nacre run                                     the comparison on drawn glyphs, some minutes
-      nacre run my.toml --set stage.0.epochs=5      one experiment
-      nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder
-    """
+    """Run what CONFIG says; without one, the embedded comparison."""
     from ..core.errors import BadSetting
     from .work import run_comparison, run_one
 

@@ -82,7 +82,13 @@ class Drive:
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.called, self.model = model, bare(model)
         self.given = optimizer
-        self.augment, self.seed, self.frozen_norms, self.precision, self.start = augment, seed, frozen_norms, precision, step
+        self.augment, self.seed, self.frozen_norms, self.precision, self.start = (
+            augment,
+            seed,
+            frozen_norms,
+            precision,
+            step,
+        )
         self.device = device_of(self.model)
         self.task = replace(
             task, device=str(self.device), augment=self._augmented, outputs=self._outputs, objective=self._objective

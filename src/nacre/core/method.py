@@ -210,9 +210,7 @@ def leaves(rule: Rule) -> Iterator[Rule]:
 
 def parts_of(method: Rule) -> nn.ModuleDict:
     """Every trainable part of a method under one root; parameter names read `parts.MIST.projection.weight`."""
-    return nn.ModuleDict(
-        {type(m).__name__: m.parts for m in leaves(method) if isinstance(m, Method) and len(m.parts)}
-    )
+    return nn.ModuleDict({type(m).__name__: m.parts for m in leaves(method) if isinstance(m, Method) and len(m.parts)})
 
 
 def trainable(model: nn.Module, method: Rule) -> dict[str, nn.Parameter]:

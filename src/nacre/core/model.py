@@ -114,8 +114,8 @@ def grow(model: nn.Module, classes: int, task_id: int | None = None) -> bool:
     Returns:
         Whether any head became wider.
     """
-    asked = [m for m in bare(model).modules() if callable(getattr(m, "grow", None))]
-    return any([bool(m.grow(classes, task_id)) for m in asked])  # a list: every head is asked
+    asked = [g for m in bare(model).modules() if callable(g := getattr(m, "grow", None))]
+    return any([bool(g(classes, task_id)) for g in asked])  # a list: every head is asked
 
 
 @contextmanager

@@ -75,7 +75,9 @@ class MadeOptimizer:
         for group in self.groups:
             mine = {n: p for n, p in left.items() if re.search(group["match"], n)}
             if not mine:
-                raise BadSetting(f"the optimizer group {group['match']!r} matches no parameter of {sorted(params)[:6]} ...")
+                raise BadSetting(
+                    f"the optimizer group {group['match']!r} matches no parameter of {sorted(params)[:6]} ..."
+                )
             left = {n: p for n, p in left.items() if n not in mine}
             groups.append({"params": list(mine.values()), **{k: v for k, v in group.items() if k != "match"}})
         if left:

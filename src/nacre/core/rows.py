@@ -60,7 +60,9 @@ class Batch:
 
     def own(self) -> Tensor:
         """Mask of the rows that come from the stream itself, (rows,)."""
-        return torch.ones(len(self), dtype=torch.bool, device=self.y.device) if self.source is None else self.source == 0
+        return (
+            torch.ones(len(self), dtype=torch.bool, device=self.y.device) if self.source is None else self.source == 0
+        )
 
     def _map(self, use: Callable[[Tensor], Tensor]) -> Batch:
         def at(value: Tensor | None) -> Tensor | None:

@@ -164,7 +164,8 @@ class Run:
 
     def table(self) -> Text:
         """The run in a few lines of plain text: the first seed's scores and the summary over all seeds."""
-        lines = [f"{self.name} ({self.status}; seeds {', '.join(map(str, self.seeds))})"]
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        lines = [f"{self.name} ({self.status}, {seeds}): {self.score['name']} in percent"]
         first = next(iter(self.results.values()), None)
         if first is not None:
             header = ["", *(t["name"] for t in first.tests)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def setting(default: Any, help: str, *, low: float | None = None, high: float | 
     The sentence is what `nacre show` prints and what the command line offers as help: there is no second list.
     """
     about = {"kind": "setting", "help": help, "low": low, "high": high}
-    if callable(default) or isinstance(default, (list, dict)):
+    if callable(default):  # a class or function that makes the default anew for each part
         return field(default_factory=default, metadata=about)
     return field(default=default, metadata=about)
 
@@ -44,6 +44,8 @@ class Stateful:
     float, str, None, a Stateful, or a list or str-keyed dict of these. There is no generator in the list: dice are counted
     (`core/dice.py`), so a position is all the randomness there is to save.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -18,7 +18,10 @@ class Table:
     label: ClassVar[str] = "the config"
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        try:
+            check_ranges(self)
+        except BadSetting as error:  # in a config the table's place says whose setting it is
+            raise BadSetting(str(error).removeprefix(f"{type(self).__name__}.")) from None
 
 
 @dataclass

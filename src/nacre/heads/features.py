@@ -10,7 +10,9 @@ from ..core.rows import Rows, batches
 
 
 @torch.no_grad()
-def features_of(model: nn.Module, rows: Rows | None, who: str, device: str = "cpu", size: int = 500) -> tuple[Tensor, Tensor]:
+def features_of(
+    model: nn.Module, rows: Rows | None, who: str, device: str = "cpu", size: int = 500
+) -> tuple[Tensor, Tensor]:
     """Features (rows, width) and labels (rows,) in the rows' order, in eval mode and without augmentation.
 
     Raises:

@@ -74,7 +74,9 @@ class ClassStatistics(Stateful):
         n, m = float(self.count[c]), float(len(z))
         fresh = z.mean(0)
         gap = fresh - self.mean[c]
-        spread = torch.cat([z - fresh, gap[None] * (n * m / (n + m)) ** 0.5])  # spread' spread is what the scatter gains
+        spread = torch.cat(
+            [z - fresh, gap[None] * (n * m / (n + m)) ** 0.5]
+        )  # spread' spread is what the scatter gains
         self.count[c] += m
         self.mean[c] += gap * (m / (n + m))
         if self.scatter is not None:

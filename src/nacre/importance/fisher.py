@@ -55,12 +55,12 @@ def fisher(
         device: Where the batches are put.
 
     Returns:
-        F by parameter name, zero where a parameter is not used.
+        F by parameter name, in fp32 or better; zero where a parameter is not used.
 
     Raises:
         BadSetting: the labels are not class ids but `labels` is not "empirical".
     """
-    total = {n: torch.zeros_like(p) for n, p in params.items()}
+    total = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in params.items()}
     for i in index.tolist():
         batch = rows.take(torch.tensor([i])).to(device)
         for y, weight in _labels(labels, outputs, batch, dice(*seed, "label", i)):
@@ -68,6 +68,7 @@ def fisher(
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
             for total_n, g in zip(total.values(), grads, strict=True):
                 if g is not None:
+                    g = g.to(total_n.dtype)
                     total_n.addcmul_(g, g, value=weight / len(index))
     return total
 

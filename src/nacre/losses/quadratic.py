@@ -29,7 +29,7 @@ class _Quadratic(torch.autograd.Function):
 def quadratic(
     weights: Sequence[Tensor], importance: Sequence[Tensor], anchors: Sequence[Tensor], strength: float
 ) -> Tensor:
-    """strength / 2 * sum_i F_i (w_i - a_i)^2 over all entries, a scalar.
+    """Strength / 2 * sum_i F_i (w_i - a_i)^2 over all entries, a scalar.
 
     Args:
         weights: Parameters w, which receive the gradient strength * F (w - a).
@@ -43,4 +43,4 @@ def quadratic(
     >>> loss.item(), w.grad.item()
     (40.0, 40.0)
     """
-    return _Quadratic.apply(strength, len(weights), *weights, *importance, *anchors)  # pyright: ignore[reportReturnType]
+    return _Quadratic.apply(strength, len(weights), *weights, *importance, *anchors)

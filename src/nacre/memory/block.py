@@ -67,7 +67,9 @@ def replayed(batch: Batch, past: Batch, weight: float = 1.0) -> Batch:
         past.x,
         past.y,
         source=torch.full_like(past.y, number),
-        weight=None if weight == 1.0 and batch.weight is None else past.y.new_full((len(past),), weight, dtype=torch.float),
+        weight=None
+        if weight == 1.0 and batch.weight is None
+        else past.y.new_full((len(past),), weight, dtype=torch.float),
         task=past.task,
         extra=past.extra,
     )

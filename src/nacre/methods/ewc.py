@@ -80,7 +80,10 @@ class EWC(Method):
                 if n in new:
                     far = f * (site.lr(n) * self.strength)
                     known = new[n][: len(f)] if f.ndim else new[n]
-                    known.lerp_(self.anchor[n], far.div_(far + 1))
+                    if known.dtype == f.dtype:
+                        known.lerp_(self.anchor[n], far.div_(far + 1))
+                    else:  # weights of lower precision than their memory
+                        known.copy_(torch.lerp(known.to(f.dtype), self.anchor[n], far.div_(far + 1)))
         return new
 
     def needs_old(self, name: str) -> bool:
@@ -98,7 +101,8 @@ class EWC(Method):
             )  # fmt: skip
         for n, f in fresh.items():
             before = grown(self.importance[n], f) * self.decay if n in self.importance else torch.zeros_like(f)
-            anchor = grown(self.anchor[n], f) if n in self.anchor else params[n].detach()
+            now = params[n].detach().to(f.dtype)
+            anchor = grown(self.anchor[n], f) if n in self.anchor else now
             self.importance[n] = before + f
             share = torch.where(self.importance[n] > 0, f / self.importance[n], 1.0)
-            self.anchor[n] = torch.lerp(anchor, params[n].detach(), share)
+            self.anchor[n] = torch.lerp(anchor, now, share)

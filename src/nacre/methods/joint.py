@@ -30,7 +30,9 @@ class Joint(Method):
     True
     """
 
-    paper: ClassVar[Paper | None] = Paper("Three types of incremental learning", 2022, venue="Nature Machine Intelligence 4")
+    paper: ClassVar[Paper | None] = Paper(
+        "Three types of incremental learning", 2022, venue="Nature Machine Intelligence 4"
+    )
     fidelity: ClassVar[Fidelity] = "faithful"
     joins: ClassVar[bool] = True
 

@@ -56,9 +56,13 @@ class MIST(Method):
     select: float = setting(0.1, "share of each tensor that may move on a task", low=0.0, high=1.0)
     drop: float = setting(0.9, "share of these that rests at each step, drawn anew", low=0.0, high=1.0)
     fade: float = setting(0.9, "factor on an entry's moves for each earlier task that selected it", low=0.0, high=1.0)
-    protect: float = setting(0.0005, "share of each tensor, its top scores, that rests for ever after a task", low=0.0, high=1.0)
+    protect: float = setting(
+        0.0005, "share of each tensor, its top scores, that rests for ever after a task", low=0.0, high=1.0
+    )
     rescale: bool = setting(False, "divide moves by 1 - drop, so that their mean is that of no drop")
-    free: str = setting(r"bias|norm|^head", "tensors whose names this expression finds may always move, and so may norm layers")
+    free: str = setting(
+        r"bias|norm|^head", "tensors whose names this expression finds may always move, and so may norm layers"
+    )
     objective_of: Literal["contrastive", "stage"] = setting(
         "contrastive", "what is trained and scored: InfoNCE on two views, or the stage's own loss"
     )
@@ -91,13 +95,12 @@ class MIST(Method):
     def prepare(self, model: nn.Module) -> None:
         if not self._contrasts or not self.features or "projection" in self.parts:
             return
-        like = next(model.parameters())
         projection = nn.Linear(self.features, self.width, device="meta").to_empty(device="cpu")
         with torch.no_grad():
             for i, p in enumerate(projection.parameters()):
                 bound = self.features**-0.5
                 p.uniform_(-bound, bound, generator=dice(self.seed, "projection", i))
-        self.parts["projection"] = projection.to(device_of(model), like.dtype if like.is_floating_point() else None)
+        self.parts["projection"] = projection.to(device_of(model))
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self.tasks += 1
@@ -130,7 +133,7 @@ class MIST(Method):
         if not self._contrasts:
             return mean_loss(out, batch)
         z = out.need_features("MIST")
-        projected = self.parts["projection"](z.to(self.parts["projection"].weight.dtype))
+        projected = self.parts["projection"](z if torch.is_autocast_enabled(z.device.type) else z.float())
         return supervised_info_nce(projected, batch.y, batch.extra["mist_pair"], self.temperature)
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
@@ -181,8 +184,8 @@ class MIST(Method):
         }
         if not params:
             raise BadSetting(
-                f"MIST has nothing to choose from: every trainable tensor is a norm or matches free = {self.free!r}; free fewer "
-                "tensors, or unfreeze the backbone"
+                f"MIST has nothing to choose from: every trainable tensor is a norm or matches free = {self.free!r}; free "
+                "fewer tensors, or unfreeze the backbone"
             )
         total = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in params.items()}
         order = torch.randperm(task.rows, generator=dice(self.seed, task.index, "scores"))[: self.rows]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 NAN = math.nan
@@ -110,7 +111,7 @@ class Matrix:
         """FWT: mean over tasks j > 1 of R[j-1, j] - R[0, j]; NaN unless future tasks and the start were measured."""
         moments = self._learning_moments()
         gains = []
-        for before, now in zip(moments, moments[1:], strict=False):
+        for before, now in pairwise(moments):
             gains += [self.at(before, t) - self.at("start", t) for t, m in self.learned.items() if m == now]
         return mean(gains)
 

@@ -16,16 +16,13 @@ from ..core.state import Stateful, Tensors, state
 class Motion(Stateful):
     """Moves nothing; remembers the model as it was when a task began, and says what has moved since.
 
-    For each parameter and buffer: `moved`, the share of entries whose bits changed; `distance` = |w_now - w_then| and
+    For each parameter and buffer: `moved`, the share of entries whose value changed; `distance` = |w_now - w_then| and
     `relative` = distance / |w_then| in the Euclidean norm; `entries`, how many there are. A tensor that grew is compared on
     its old rows, one that is new is left out.
 
     >>> model, motion = nn.Linear(2, 1), Motion()
     >>> motion.begin(model)
-    >>> with torch.no_grad():
-    ...     model.bias.add_(1.0)
-    Parameter containing:
-    ...
+    >>> _ = nn.init.constant_(model.bias, 9.0)
     >>> {name: row["moved"] for name, row in motion.since(model).items()}
     {'weight': 0.0, 'bias': 1.0}
     """

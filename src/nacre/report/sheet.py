@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any, TextIO
 
 from ..core.run import aligned
+
+WIDTH = 120  # characters a line of notes
 
 
 @dataclass
@@ -36,7 +39,8 @@ class Sheet:
     def text(self) -> str:
         """Aligned columns of plain text."""
         parts = [self.title] if self.title else []
-        return "\n".join([*parts, aligned([self.header, *self.rows], self.left), *self.notes])
+        notes = [line for note in self.notes for line in wrap(note, WIDTH)]
+        return "\n".join([*parts, aligned([self.header, *self.rows], self.left), *notes])
 
     def markdown(self) -> str:
         """A markdown table."""

@@ -27,7 +27,7 @@ def comparison(runs: Sequence[Run], bounds: Iterable[Mapping[str, Any]] = (), ti
         title: Of the sheet.
 
     >>> from nacre.core.run import Result
-    >>> run = Run("demo", seeds=[0], results={0: Result(summary={"last": 0.5})})
+    >>> run = Run("demo", "finished", seeds=[0], results={0: Result(summary={"last": 0.5})})
     >>> comparison([run]).rows[0][:2]
     ['demo', '50.0']
     """

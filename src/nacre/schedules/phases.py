@@ -59,7 +59,7 @@ class Phase:
 class Phases:
     """One phase after another; the last value is held. Pure: nothing to save.
 
-    >>> rate = Phases((Phase(2, 0, 1), Phase(0.5, 1, 0, "cosine"))).over(8)
+    >>> rate = Phases((Phase(2, 0.0, 1.0), Phase(0.5, 1.0, 0.0, "cosine"))).over(8)
     >>> [round(rate(step), 3) for step in range(7)]
     [0.5, 1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
