@@ -34,7 +34,7 @@ def save(folder: str | Path, tree: Any) -> None:
         TypeError: the tree holds something else; the message names its path.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> place = Path(tempfile.mkdtemp()) / "here"
         >>> save(place, {"step": 3, "weights": [torch.ones(2)]})
         >>> load(place)

@@ -1,4 +1,7 @@
-"""The loop: carries a model through a stream, and can stop and resume at any step."""
+"""The loop: carries a model through a stream, and can stop and resume at any step.
+
+Over 300 lines because a stage, the position in it and the way back to it are one contract, best read together.
+"""
 
 from __future__ import annotations
 

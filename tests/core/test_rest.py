@@ -17,7 +17,7 @@ from nacre.core.errors import BadSetting
 from nacre.core.method import compose
 from nacre.core.model import grow
 from nacre.core.optim import OPTIMIZERS, MadeOptimizer
-from nacre.core.rule import Rule, attached, put_back
+from nacre.core.rule import Rule, _integers, _select, attached
 from nacre.methods import ER, EWC, MIST
 from nacre.rules import Rest
 
@@ -70,13 +70,13 @@ def test_resting_entries_keep_their_bits_under_every_torch_optimizer(name, forea
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(7, 9), (1 << 10, 700)])
-def test_put_back_selects_bits(dtype, shape):
+def test_old_values_are_put_back_bit_for_bit(dtype, shape):
     new, old = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
     old.view(-1)[:3] = torch.tensor([-0.0, float("nan"), float("inf")], dtype=dtype)
     rests = torch.rand(shape) < 0.5
     rests.view(-1)[:3] = True
     expected = torch.where(rests, old, new)
-    put_back(new, old.clone(), rests)
+    _select(*_integers(new, old.clone(), rests))
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[new.element_size()]
     assert torch.equal(new.view(kind), expected.view(kind))
 

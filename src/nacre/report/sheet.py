@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from ..core.run import aligned
 
 WIDTH = 120  # characters a line of notes
+PADDING = 3  # characters around a cell on a terminal
 
 
 @dataclass
@@ -53,6 +54,25 @@ class Sheet:
         notes = ["", *(note if note.startswith("- ") else f"{note}\n" for note in self.notes)] if self.notes else []
         return "\n".join([*parts, line(self.header), sides, *map(line, self.rows), *notes]).rstrip()
 
+    def fitting(self, width: int) -> list[Sheet]:
+        """The same as several sheets that are not wider; each begins with the columns that are flush left."""
+        sizes = [max(map(len, column)) + PADDING for column in zip(self.header, *self.rows, strict=True)]
+        left = list(range(self.left))
+        if sum(sizes) <= width or len(sizes) == self.left:
+            return [self]
+        groups: list[list[int]] = [[]]
+        for i in range(self.left, len(sizes)):
+            if groups[-1] and sum(sizes[k] for k in (*left, *groups[-1], i)) > width:
+                groups.append([])
+            groups[-1].append(i)
+        parts = []
+        for group in groups:
+            picked = [*left, *group]
+            rows = [[row[i] for i in picked] for row in self.rows]
+            parts.append(Sheet([self.header[i] for i in picked], rows, left=self.left))
+        parts[0].title, parts[-1].notes = self.title, self.notes
+        return parts
+
     def rich(self) -> Any:
         """A table of the package rich."""
         from rich.box import SIMPLE_HEAD
@@ -78,6 +98,8 @@ def show(*parts: Sheet | str, to: TextIO | None = None) -> None:
 
         console = Console(file=stream)
         for part in parts:
-            console.print(part.rich() if isinstance(part, Sheet) else part, markup=False, highlight=False)
+            for piece in part.fitting(console.width) if isinstance(part, Sheet) else [part]:
+                console.print(piece.rich() if isinstance(piece, Sheet) else piece, markup=False, highlight=False)
+            console.print()
         return
     print("\n\n".join(part.text() if isinstance(part, Sheet) else part for part in parts), file=stream)
