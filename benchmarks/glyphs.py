@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--joint-epochs", type=int, default=8)
+    parser.add_argument("--note", default="", help="what a reader of the seconds should know about the machine")
     parser.add_argument("--backbone", type=Path, default=BACKBONE)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "glyphs.json")
     args = parser.parse_args()
@@ -60,6 +61,7 @@ def main() -> None:
         "seeds": args.seeds,
         "threads": args.threads,
         "joint_epochs": args.joint_epochs,
+        "note": args.note,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

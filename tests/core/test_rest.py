@@ -14,10 +14,11 @@ from worlds import Net, noise, stream
 from nacre.core.dice import dice, keep
 from nacre.core.drive import Drive
 from nacre.core.errors import BadSetting
+from nacre.core.kept import integers, select
 from nacre.core.method import compose
 from nacre.core.model import grow
 from nacre.core.optim import OPTIMIZERS, MadeOptimizer
-from nacre.core.rule import Rule, _integers, _select, attached
+from nacre.core.rule import Rule, attached
 from nacre.methods import ER, EWC, MIST
 from nacre.rules import Rest
 
@@ -76,7 +77,7 @@ def test_old_values_are_put_back_bit_for_bit(dtype, shape):
     rests = torch.rand(shape) < 0.5
     rests.view(-1)[:3] = True
     expected = torch.where(rests, old, new)
-    _select(*_integers(new, old.clone(), rests))
+    select(*integers(new, old.clone(), rests))
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[new.element_size()]
     assert torch.equal(new.view(kind), expected.view(kind))
 

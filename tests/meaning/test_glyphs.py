@@ -20,8 +20,8 @@ BACKBONE = Path(glyphs.__file__).parents[1] / "backbones" / "glyph_vit"
 
 @pytest.fixture(scope="module")
 def stream() -> GlyphImages:
-    """Half the usual number of training pictures a class, a quarter of the test pictures."""
-    return stream_glyphs(seed=0, train_per_class=30, test_per_class=5)
+    """A third of the usual number of training pictures a class, a quarter of the test pictures."""
+    return stream_glyphs(seed=0, train_per_class=20, test_per_class=5)
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def one_thread() -> Iterator[None]:
 
 
 def test_shapes_and_types(stream: GlyphImages) -> None:
-    assert stream.x_train.shape == (6000, 1, 32, 32) and stream.x_train.dtype == torch.uint8
+    assert stream.x_train.shape == (4000, 1, 32, 32) and stream.x_train.dtype == torch.uint8
     assert stream.x_test.shape == (1000, 1, 32, 32) and stream.x_test.dtype == torch.uint8
     assert stream.y_train.dtype == stream.y_test.dtype == torch.int64
-    assert (stream.y_train.bincount() == 30).all() and (stream.y_test.bincount() == 5).all()
+    assert (stream.y_train.bincount() == 20).all() and (stream.y_test.bincount() == 5).all()
 
 
 def test_ten_tasks_of_one_script_and_twenty_classes(stream: GlyphImages) -> None:
@@ -82,10 +82,10 @@ def test_test_pictures_come_from_bold_faces_only() -> None:
 
 
 def test_same_seed_same_bytes(stream: GlyphImages) -> None:
-    again, other = stream_glyphs(0, 30, 5), stream_glyphs(1, 30, 5)
+    again, other = stream_glyphs(0, 20, 5), stream_glyphs(1, 1, 1)
     assert again.sha256 == stream.sha256 and again.names == stream.names
     assert torch.equal(again.x_train, stream.x_train) and torch.equal(again.x_test, stream.x_test)
-    assert other.sha256 != stream.sha256 and other.group_names != stream.group_names
+    assert other.names != stream.names and other.group_names != stream.group_names
 
 
 def test_global_random_state_is_untouched() -> None:
@@ -95,7 +95,7 @@ def test_global_random_state_is_untouched() -> None:
 
 
 def test_a_fifth_is_inverted() -> None:
-    masks = glyphs.render([(0x41, face) for face in range(16)]).repeat(125, 1, 1)
+    masks = glyphs.render([(0x41, face) for face in range(16)]).repeat(100, 1, 1)
     plain, mixed = (distort(masks, torch.Generator().manual_seed(0), invert=share) for share in (0.0, 0.2))
     inverted = (mixed != plain).flatten(1).any(1)
     assert 0.17 < inverted.float().mean() < 0.23

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 from torch import Tensor
 
-from ..core.run import Result, percent
-from ..experiment import Observer, Trial
+from ..core.run import Result, Run, percent
+from ..experiment import Config, Observer, Trial
 from ..learner import Learner, Stage
 from ..metrics import Matrix
 
@@ -24,17 +24,63 @@ def progress(name: str) -> Iterator[Shown]:
         yield Shown(name)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    columns = (
+    with Progress(*_columns(), console=Console(stderr=True), refresh_per_second=4, speed_estimate_period=600) as bar:
+        yield Bar(name, bar)
+
+
+def _columns() -> tuple[Any, ...]:
+    """A bar with words and the time left."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+
+
+@contextmanager
+def rows_progress(workers: int) -> Iterator[Callable[[Config, Run], None]]:
+    """What tells how far the rows of a comparison are, some of which run at the same time."""
+    since = time.perf_counter()
+    columns = _columns() if sys.stderr.isatty() else None
+    if columns is None:
+        click.echo(f"{workers} at a time, in processes of their own", err=True)
+
+        def line(config: Config, record: Run) -> None:
+            click.echo(f"{_so_far(config, record)} ({time.perf_counter() - since:.0f} s)", err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4, speed_estimate_period=600) as bar:
-        yield Bar(name, bar)
+        bars: dict[str, Any] = {}
+
+        def move(config: Config, record: Run) -> None:
+            name, total = config.run.name, _moments(record)
+            if name not in bars:
+                bars[name] = bar.add_task(name, total=total[1], note="")
+            bar.update(bars[name], completed=total[0], note=_so_far(config, record).rpartition(": ")[2])
+
+        yield move
+
+
+def _so_far(config: Config, record: Run) -> str:
+    done, total = _moments(record)
+    return f"{config.run.name}: task {done}/{total}, {percent(record.figure('last')[0])} % so far"
+
+
+def _moments(record: Run) -> tuple[int, int]:
+    """Tasks learned, and tasks in all, over the seeds."""
+    tasks = max((len(r.data["stream"]["tasks"]) for r in record.results.values()), default=0)
+    done = sum(len([m for m in r.moments if m != "start"]) for r in record.results.values())
+    return done, tasks * len(record.seeds)
 
 
 class Shown(Observer):
@@ -42,11 +88,6 @@ class Shown(Observer):
 
     def __init__(self, name: str):
         self.name, self.since = name, time.perf_counter()
-
-    def begin(self, name: str) -> Shown:
-        """From now on it is another run."""
-        self.name = name
-        return self
 
     def seed_begins(self, trial: Trial) -> None:
         self.since = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ import click
 
 from ..core.errors import BadData
 from ..core.run import Run
-from ..experiment import Comparison, Config, Experiment, Observer, compared_in, default_comparison, slug
+from ..experiment import Comparison, Config, Experiment, compared_in, default_comparison, device_of, slug
 from ..report import Sheet, comparison, matrix, references, show
-from .progress import progress
+from .progress import progress, rows_progress
 
 RUNS = Path("runs")
 
@@ -49,11 +50,9 @@ def resume_any(folder: Path) -> None:
 
 
 def _compare(several: Comparison, out: Path) -> None:
-    def hearing(config: Config) -> Observer:
-        return shown.begin(config.run.name)
-
-    with progress("") as shown:
-        runs = several.run(out, hearing)
+    workers = min(len(several.configs), 1 if _on_gpu(several) else _cores())
+    with rows_progress(workers) as told:
+        runs = several.run(out, workers, told)
     sheet = comparison(runs, several.bounds, _title(runs[0]))
     papers = references(runs)
     page = [sheet.markdown(), *([several.text] if several.text else []), "\n".join(f"- {p}" for p in papers)]
@@ -71,6 +70,16 @@ def _tell(runs: list[Run], out: Path) -> None:
     if papers:
         parts.append("\n".join(["Methods:", *(f"  {p}" for p in papers)]))
     show(*parts, f"kept in {out}")
+
+
+def _on_gpu(several: Comparison) -> bool:
+    """Whether rows would share one GPU, on which they run one after the other."""
+    return any(device_of(config).type != "cpu" for config in several.configs)
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _title(run: Run) -> str:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .kept import Kept
 from .model import bare
-from .state import Stateful, Tensors, grown
+from .state import Stateful, Tensors
 
 COPIES = {"z", "ax", "master", "master_param"}
 """Optimizer state that is itself weights: schedule-free's `z`, ASGD's `ax`, fp32 masters. It rests with them."""
 
 _ATTACHED: WeakSet[Optimizer] = WeakSet()
-_CHUNK = 1 << 19  # entries that are selected at once on the CPU: they stay in its cache
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Shaper:
         self.grads_shaped = rule.overrides("shape_grads")
         self.weights_shaped = rule.overrides("shape_weights")
         self.rests = rule.overrides("resting")
-        self.kept: dict[str, _Kept] = {}  # the memory is used again at every step
+        self.kept: dict[str, Kept] = {}  # the memory is used again at every step
         self.copies: dict[tuple[str, str], Tensor] = {}  # old values of the optimizer's own copies
         self.rested: list[str] = []  # what rests at this step
         self.old: Tensors = {}
@@ -237,7 +237,7 @@ class _Shaper:
         for n in names:
             kept = self.kept.get(n)
             if kept is None or not kept.fits():
-                kept = self.kept[n] = _Kept(params[n])
+                kept = self.kept[n] = Kept(params[n])
             if n in asked:
                 kept.rest(asked[n])
         held = [self.kept[n] for n in names]
@@ -260,59 +260,6 @@ class _Shaper:
             kept = self.kept[n]
             before = self.copies.get((n, key), kept.old)  # before its first step a copy was the weight itself
             torch.where(kept.mask, before.to(own[key].dtype), own[key], out=own[key])
-
-
-class _Kept:
-    """The old value of one parameter, with views made once: at each step only the arithmetic is left."""
-
-    def __init__(self, param: nn.Parameter):
-        self.param, self.live = param, param.data
-        self.place = (param.data_ptr(), param.shape)
-        self.old = torch.empty_like(self.live)
-        self.asked: Tensor | None = None
-        self.version = -1
-        self.mask = torch.empty(0)
-        self.views: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def fits(self) -> bool:
-        """Whether the parameter's memory is where it was."""
-        return self.place == (self.param.data_ptr(), self.param.shape)
-
-    def rest(self, mask: Tensor) -> None:
-        """Take the mask of this step; one that is the same as before is not looked at again."""
-        if mask is self.asked and not mask.is_inference() and mask._version == self.version:
-            return
-        self.asked, self.version = mask, -1 if mask.is_inference() else mask._version
-        self.mask = grown(mask.to(self.live.device), self.live, False)
-        self.views = _integers(self.live, self.old, self.mask)
-
-    def put_back(self) -> None:
-        """Undo the step where the mask says so."""
-        if self.views is None:
-            torch.where(self.mask, self.old, self.live, out=self.live)
-        else:
-            _select(*self.views)
-
-
-def _integers(new: Tensor, old: Tensor, rests: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Flat views of the bits, for `_select`; None where `torch.where` is the better choice: off the CPU, or strided."""
-    ints = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(new.element_size())
-    plain = new.device.type == "cpu" and new.is_contiguous() and old.is_contiguous() and rests.is_contiguous()
-    if ints is None or not plain or rests.shape != new.shape or new.is_complex():
-        return None
-    return new.view(-1).view(ints), old.view(-1).view(ints), rests.view(-1)
-
-
-def _select(bits: Tensor, was: Tensor, rests: Tensor) -> None:
-    """Bits += (was - bits) * rests: the old bits where `rests`, since integers wrap around; `was` is used up.
-
-    Twice as fast as `torch.where` and without memory of its own; large tensors go in pieces that stay in cache.
-    """
-    if len(bits) <= _CHUNK:
-        bits.addcmul_(was.sub_(bits), rests)
-        return
-    for low in range(0, len(bits), _CHUNK):
-        _select(bits[low : low + _CHUNK], was[low : low + _CHUNK], rests[low : low + _CHUNK])
 
 
 def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> None:

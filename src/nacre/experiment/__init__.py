@@ -8,7 +8,7 @@ from .fit import fit
 from .folder import Finished, slug
 from .recorder import Observer
 from .tables import TABLES
-from .trial import Trial
+from .trial import Trial, device_of
 
 __all__ = [
     "TABLES",
@@ -21,6 +21,7 @@ __all__ = [
     "Trial",
     "compared_in",
     "default_comparison",
+    "device_of",
     "differences",
     "export",
     "fit",
