@@ -1,6 +1,6 @@
 """The loop: carries a model through a stream, and can stop and resume at any step.
 
-Over 300 lines because a stage, the position in it and the way back to it are one contract, best read together.
+It is over 300 lines because a stage, the position in it and the way back to it are one contract.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .core.method import Method, compose, leaves, parts_of, trainable
 from .core.model import bare, device_of, evaluating, grow
 from .core.rows import Augment, Batch
 from .core.rule import Rule
-from .core.state import Stateful, state
+from .core.state import Stateful, moved, state
 from .core.stream import Experience, Joined, Stream, Task
 from .schedules.phases import Phases
 
@@ -238,7 +238,7 @@ class Learner(Stateful):
         super().load_state_dict(kept)
         grow(model, self.classes)
         for s, k in zip(self.stages, stages, strict=True):
-            s.method.load_state_dict(_to(k["method"], device))
+            s.method.load_state_dict(moved(k["method"], device))
         present = self.stages[min(self.stage, len(self.stages) - 1)]
         for s in (*self.stages, present):  # the present stage has the last word on requires_grad
             assert isinstance(s.method, Method)
@@ -366,17 +366,6 @@ def _holds(word: str, index: int) -> bool:
     if span is None:
         raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
     return int(span[1]) <= index <= int(span[2] or span[1])
-
-
-def _to(tree: Any, device: torch.device) -> Any:
-    match tree:
-        case Tensor():
-            return tree.to(device)
-        case dict():
-            return {k: _to(v, device) for k, v in tree.items()}
-        case list():
-            return [_to(v, device) for v in tree]
-    return tree
 
 
 @contextmanager

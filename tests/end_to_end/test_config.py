@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
-import tomllib
 
 from nacre.catalogue import KINDS, entries, find, make
 from nacre.core.errors import BadData, BadSetting, MissingExtra, UnknownName
 from nacre.core.method import Method
 from nacre.experiment import Config, Experiment, default_comparison, differences
+from nacre.experiment.config import tomllib
 from tests.end_to_end.small import config, pictures
 
 
@@ -131,7 +133,7 @@ def test_a_missing_extra_says_which_to_install():
 
 def test_methods_of_others_are_named_by_module():
     assert type(make("method", "tests.end_to_end.test_config:Mine")) is Mine
-    with pytest.raises(BadSetting, match="cannot be imported"):
+    with pytest.raises(BadSetting, match="is not known here"):
         make("method", "no.such:Thing")
     with pytest.raises(BadSetting, match=r"is no nacre\.Method"):
         make("method", "nacre.core.paper:Paper")
@@ -154,3 +156,12 @@ def test_the_embedded_comparison_is_sound():
     assert {(c.data.source, c.stream.tasks) for c in several.configs} == {("glyphs", 10)}
     assert several.text
     assert not default_comparison(["stream.tasks=5"]).text  # what is said holds for the default only
+
+
+def test_a_config_never_imports_code():
+    with pytest.raises(BadSetting, match="a config does not import code"):
+        config(stage=[{"methods": ["antigravity:geohash"]}])
+    with pytest.raises(BadSetting, match=r"is no nacre\.Method"):
+        config(stage=[{"methods": ["os:system"]}])
+    assert "antigravity" not in sys.modules
+    assert config(stage=[{"methods": [f"{__name__}:Mine"]}]).stage[0].methods[0]["name"] == f"{__name__}:Mine"

@@ -222,3 +222,11 @@ def test_three_lines_to_a_first_number():
         nacre.fit("digits", "er", row=3)
     with pytest.raises(BadSetting, match="settings belong to one method"):
         nacre.fit("digits", ["er", "ewc"], rows=3)
+
+
+def test_answering_with_stale_statistics_is_recorded_and_said_once(caplog):
+    stages = [{"methods": [{"name": "mist", "batch": 200}], "optimizer": {"name": "sgd", "lr": 0.1}}, *READ_OUT]
+    run = Experiment(config(stage=stages)).run()
+    stale = list(next(iter(run.results.values())).stale.values())
+    assert stale[0] == [] and stale[-1] == list(range(len(stale) - 1))
+    assert len([r for r in caplog.records if "older backbone" in r.message]) == 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -19,7 +19,6 @@ from ..core.errors import BadSetting, UnknownName
 from ..core.method import Method
 from ..core.optim import OPTIMIZERS, MadeOptimizer
 from ..core.paper import Paper
-from ..core.state import Stateful
 from ..data import AUGMENTS, SOURCES
 from ..schedules import SCHEDULES, schedule
 from ..streams import STREAMS
@@ -110,7 +109,7 @@ def _exported(face: types.ModuleType, is_one: Callable[[type], bool]) -> dict[st
 
 KINDS: dict[str, Mapping[str, Any]] = {
     "method": _exported(methods, lambda c: issubclass(c, Method)),
-    "memory": _exported(memory, lambda c: issubclass(c, Stateful) and hasattr(c, "draw")),
+    "memory": _exported(memory, lambda c: issubclass(c, memory.Memory) and c is not memory.Memory),
     "stream": STREAMS,
     "backbone": BACKBONES,
     "data": SOURCES,
@@ -233,11 +232,14 @@ def _absent(default: Any, empty: Any) -> Any:
 
 
 def _foreign(name: str) -> type[Method]:
+    """Somebody else's method. Its module must have been imported: reading a config never runs code."""
     module, _, attribute = name.partition(":")
-    try:
-        held = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadSetting(f"the method {name!r} cannot be imported: {error}; write package.module:Class") from error
+    held = getattr(sys.modules.get(module), attribute, None)
+    if held is None:
+        raise BadSetting(
+            f"the method {name!r} is not known here: import its module before the config is read, or give the method itself "
+            "to nacre.fit; a config does not import code"
+        )
     if not (isinstance(held, type) and issubclass(held, Method)):
         raise BadSetting(f"{name!r} is no nacre.Method")
     return held

@@ -126,6 +126,19 @@ def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
     return torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)])
 
 
+def moved(tree: Any, device: torch.device | str) -> Any:
+    """A tree of state with its tensors on another device."""
+    match tree:
+        case Tensor():
+            return tree.to(device)
+        case dict():
+            return {k: moved(v, device) for k, v in tree.items()}
+        case list():
+            return [moved(v, device) for v in tree]
+        case _:
+            return tree
+
+
 def _holds_parts(value: Any) -> bool:
     return isinstance(value, Stateful) or (isinstance(value, tuple) and any(isinstance(v, Stateful) for v in value))
 

@@ -19,7 +19,7 @@ from ..core.errors import BadCheckpoint, BadData
 from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
-from ..core.state import settings
+from ..core.state import moved, settings
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
 from ..streams import Split
@@ -138,7 +138,7 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
         raise BadCheckpoint(f"the weights in {place} do not fit the model described there: {error}") from error
     model.to(device).requires_grad_(False)
     if torch.device(device).type != "cpu" and saved["method"] is not None:
-        method.load_state_dict(_to(saved["state"], device))
+        method.load_state_dict(moved(saved["state"], device))
     return Predictor(model.eval(), method, saved["classes"], saved["precision"])
 
 
@@ -174,14 +174,3 @@ def _batches(rows: Tensor, task: int | None) -> Iterator[Batch]:
         part = rows[low : low + SIZE]
         told = None if task is None else torch.full((len(part),), task)
         yield Batch(part, torch.zeros(len(part), dtype=torch.long), task=told)
-
-
-def _to(tree: Any, device: str) -> Any:
-    match tree:
-        case Tensor():
-            return tree.to(device)
-        case dict():
-            return {k: _to(v, device) for k, v in tree.items()}
-        case list():
-            return [_to(v, device) for v in tree]
-    return tree

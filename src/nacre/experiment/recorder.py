@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ..metrics.motion import total
 from .config import Config
 from .trial import Trial
 
+logger = logging.getLogger(__name__)
 EVERY = 10  # steps between points of the loss curve
 
 
@@ -111,6 +113,7 @@ class Recorder(Listener):
                 self.matrix.add(moment, name, value, len(rows), learned=mine)
         if met is not None:
             self.stale[moment] = learner.answering().stale(learner.model)
+            self._warn_of_stale(moment)
         self.peak = max(self.peak, peak_memory())
         self.lap("evaluation")
 
@@ -164,6 +167,17 @@ class Recorder(Listener):
             if not everything and met.task.index >= learner.experience:
                 return
             yield met
+
+    def _warn_of_stale(self, moment: str) -> None:
+        """Say once a run that answers stand on statistics of an older backbone."""
+        if self.stale[moment] and not any(self.stale[m] for m in self.stale if m != moment):
+            logger.warning(
+                "at %s, %s answers for tasks %s with statistics taken with an older backbone: expect those tasks to seem "
+                'forgotten; tune on the first task only (when = "first"), or see `stale` in run.json',
+                moment,
+                type(self.trial.learner.answering()).__name__,
+                ", ".join(map(str, self.stale[moment])),
+            )
 
     def _score(self, learner: Learner, rows: Rows) -> float:
         if not learner.classes:

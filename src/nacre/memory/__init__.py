@@ -2,6 +2,7 @@
 
 from .balanced import ClassBalanced
 from .block import Block, replayed
+from .memory import Memory
 from .reservoir import Reservoir
 
-__all__ = ["Block", "ClassBalanced", "Reservoir", "replayed"]
+__all__ = ["Block", "ClassBalanced", "Memory", "Reservoir", "replayed"]

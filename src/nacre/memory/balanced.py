@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from ..core.dice import dice
-from ..core.rows import Batch
-from ..core.state import Stateful, scratch, setting, state
-from .block import Block, fields_of
+from ..core.state import scratch, state
+from .memory import Memory
 
 
 @dataclass
-class ClassBalanced(Stateful):
+class ClassBalanced(Memory):
     """Keeps a sample in which the classes' counts differ by at most one, as far as enough rows of each came by.
 
     While there is room every row is kept. Then a row of a class that never was among the largest takes the place of a random
@@ -24,47 +23,24 @@ class ClassBalanced(Stateful):
 
     Paper: Chrysakis and Moens 2020, Online Continual Learning from Imbalanced Data (ICML), class-balancing reservoir.
 
+    >>> from nacre.core.rows import Batch
     >>> memory = ClassBalanced(capacity=4)
     >>> memory.add(Batch(torch.arange(9.0)[:, None], torch.tensor([0] * 6 + [1] * 3)))
     >>> sorted(memory.draw(4).y.tolist())
     [0, 0, 1, 1]
     """
 
-    capacity: int = setting(500, "rows held at most", low=1)
-    seed: int = setting(0, "seeds which rows are kept and drawn")
-    block: Block = state(Block)
     labels: list[int] = state(list)  # the class in each slot
     met: dict[str, int] = state(dict)  # class -> rows seen
     full: list[int] = state(list)  # classes that were among the largest once the memory was full
-    seen: int = state(int)
-    draws: int = state(int)
     slots: dict[int, list[int]] | None = scratch()  # class -> its slots, sorted
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def add(self, batch: Batch, **extra: Tensor) -> None:
-        """Admit the batch's stream rows (source 0), as they were before augmentation; `extra` has one entry a row."""
-        own = batch.own().nonzero().flatten()
-        drawn = torch.rand(len(own), 2, generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
-        self.seen += len(own)
-        last: dict[int, int] = {}
-        for row, label, (admit, place) in zip(own.tolist(), batch.y[own].tolist(), drawn, strict=True):
-            slot = self._slot(label, admit, place)
-            if slot is not None:
-                last[slot] = row
-        if last:
-            rows = torch.tensor(list(last.values()), device=batch.y.device)
-            held = {n: v[rows] for n, v in fields_of(batch, extra).items()}
-            self.block.write(torch.tensor(list(last)), held, self.capacity)
-
-    def draw(self, count: int) -> Batch | None:
-        """Up to `count` different rows, as copies; None where there are none."""
-        if not len(self) or count < 1:
-            return None
-        pick = torch.randperm(len(self), generator=dice(self.seed, "draw", self.draws))[:count]
-        self.draws += 1
-        return self.block.read(pick)
+    def _slots_for(self, labels: Tensor) -> list[int | None]:
+        drawn = torch.rand(len(labels), 2, generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
+        return [self._slot(c, admit, place) for c, (admit, place) in zip(labels.tolist(), drawn, strict=True)]
 
     def _slot(self, label: int, admit: float, place: float) -> int | None:
         """The slot that a row of this class takes, or None; `admit` and `place` are uniform in [0, 1)."""
