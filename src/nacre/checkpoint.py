@@ -65,7 +65,7 @@ def load(folder: str | Path) -> Any:
     Raises:
         BadCheckpoint: the folder holds no checkpoint of this format, or an unreadable one.
     """
-    folder = Path(folder)
+    folder = _whole(Path(folder))
     missing = [name for name in (STATE, TENSORS) if not (folder / name).is_file()]
     if missing:
         held = sorted(p.name for p in folder.iterdir())[:6] if folder.is_dir() else "nothing"
@@ -81,11 +81,21 @@ def load(folder: str | Path) -> Any:
     return _value(skeleton["tree"], tensors)
 
 
+def _whole(folder: Path) -> Path:
+    """The folder, or what stands beside it if a save was interrupted between its two renames."""
+    if not folder.exists():
+        for beside in (folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")):
+            if (beside / STATE).is_file() and (beside / TENSORS).is_file():
+                return beside
+    return folder
+
+
 def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     match value:
         case Tensor():
-            tensors[path] = value.detach().cpu().contiguous()
-            return {"tensor": path}
+            name = f"{len(tensors)}:{path}"  # numbered: two paths may read alike
+            tensors[name] = value.detach().cpu().contiguous()
+            return {"tensor": name}
         case dict():
             return {"dict": [[k, _plain(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
         case list() | tuple():

@@ -20,11 +20,11 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .core.drive import Drive, MakeOptimizer, Precision
 from .core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
-from .core.method import Method, compose, leaves, parts_of, trainable
+from .core.method import Method, compose, leaves, parts_of, trainable, trains
 from .core.model import bare, device_of, evaluating, grow
 from .core.rows import Augment, Batch
 from .core.rule import Rule
-from .core.state import Stateful, moved, state
+from .core.state import Stateful, check_settings, moved, state
 from .core.stream import Experience, Joined, Stream, Task
 from .schedules.phases import Phases
 
@@ -64,8 +64,12 @@ class Stage:
     frozen_norms: bool = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not isinstance(self.method, Method):
             self.method = compose(self.method)
+        if self.optimizer is None and trains(self.method):
+            names = ", ".join(type(part).__name__ for part in leaves(self.method)) or "nothing"
+            raise BadSetting(f"a stage of {names} trains only with an optimizer: give it one, such as MadeOptimizer()")
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise BadSetting(f"a stage's {name} is at least 1, not {getattr(self, name)!r}")
@@ -133,12 +137,14 @@ class Learner(Stateful):
     experience: int = state(int)  # where we stand
     stage: int = state(int)
     step: int = state(int)
+    begun: bool = state(bool)  # whether the present stage has begun
     clocks: list[int] = state(list)  # steps done by each stage over the whole stream
     classes: int = state(int)  # the head's width
     optimizer: Optimizer | None = field(init=False, repr=False, compare=False, default=None)
     drive: Drive | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         self.stages = tuple(self.stages)
         if not self.stages:
             raise BadSetting("a learner needs at least one stage")
@@ -168,15 +174,16 @@ class Learner(Stateful):
             if i < self.experience:
                 continue
             self.classes = max(self.classes, *(c + 1 for c in met.task.classes), 0)
-            grow(self.model, self.classes, met.task.task_id)
-            if not self.stage and not self.step:
+            for classes, task_id in met.task.growth:
+                grow(self.model, max(classes) + 1, task_id, classes)
+            if not self.stage and not self.begun:
                 for hears in listeners:
                     hears.task_begins(self, met)
             while self.stage < len(self.stages):
                 stage = self.stages[self.stage]
                 if stage.runs_on(met.task):
                     self._run(stage, replace(met.task, stage=self.stage), listeners)
-                self.stage, self.step, self.optimizer = self.stage + 1, 0, None
+                self.stage, self.step, self.begun, self.optimizer = self.stage + 1, 0, False, None
                 for hears in listeners:
                     hears.stage_ends(self)
             self.experience, self.stage = i + 1, 0
@@ -235,6 +242,11 @@ class Learner(Stateful):
             raise BadCheckpoint(f"this is no learner's checkpoint: {missing} is missing") from None
         if len(stages) != len(self.stages):
             raise BadCheckpoint(f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}")
+        if self.classes > kept["classes"]:
+            raise BadCheckpoint(
+                f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
+                "learner and model"
+            )
         super().load_state_dict(kept)
         grow(model, self.classes)
         for s, k in zip(self.stages, stages, strict=True):
@@ -266,10 +278,13 @@ class Learner(Stateful):
             frozen_norms=stage.frozen_norms,
             precision=self.precision,
             step=self.step,
+            begun=self.begun,
         )
-        with _deterministic(self.deterministic):
+        cuda = [drive.device.index or 0] if drive.device.type == "cuda" else []
+        with _deterministic(self.deterministic), torch.random.fork_rng(cuda):
             try:
                 with drive:
+                    self.begun = True
                     if stage.optimizer is not None:
                         self.drive, self.optimizer = drive, drive.optimizer
                         self._train(stage, drive, listeners)
@@ -363,7 +378,7 @@ def _holds(word: str, index: int) -> bool:
         case "later":
             return index > 0
     span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-    if span is None:
+    if span is None or int(span[2] or span[1]) < int(span[1]):
         raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
     return int(span[1]) <= index <= int(span[2] or span[1])
 

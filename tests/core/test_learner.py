@@ -232,7 +232,7 @@ def test_misuse_is_refused_with_a_cure():
     with pytest.raises(BadSetting, match="two methods of one name"):
         compose(ER(), ER())
     with pytest.raises(BadSetting, match="when = 'sometimes'"):
-        Stage(when="sometimes")
+        Stage(SimpleCIL(), when="sometimes")
     with pytest.raises(BadSetting, match="answers for 2 classes"):
         list(Learner(nn.Linear(8, 2), (Stage(Method(), MadeOptimizer()),)).learn(stream()))
     with pytest.raises(TypeError, match="SimpleCIL reads features"):

@@ -22,7 +22,8 @@ def mix(*parts: int | str) -> int:
     >>> mix(0, "order") == mix(0, "order"), mix(0, "order") == mix(1, "order")
     (True, False)
     """
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big")
+    plain = tuple(part if isinstance(part, str) else int(part) for part in parts)  # numpy's integers print otherwise
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=7).digest(), "big")
 
 
 def dice(*position: int | str) -> torch.Generator:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .dice import dice, seed_global
-from .errors import BadSetting
+from .errors import BadData, BadSetting, TooFewRows
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, device_of, evaluating, forward, grow
 from .rows import Augment, Batch, batches
@@ -44,10 +44,11 @@ class Drive:
             None leaves the global generator alone; orders and augmentation then use seed 0.
         frozen_norms: Whether norm layers whose weights do not move keep their statistics too.
         precision: `"bf16"` runs the forward pass under autocast.
-        step: How many steps of this stage were done before; above 0 the stage does not begin again.
+        step: How many steps of this stage were done before.
+        begun: Whether the stage has begun before, as on resume; it does not begin again then.
 
     Raises:
-        BadSetting: the head grew but the optimizer was made before.
+        BadSetting: the optimizer was made before the head grew, or before a method added parts.
 
     Example:
         >>> from nacre.methods import ER
@@ -78,17 +79,13 @@ class Drive:
         frozen_norms: bool = True,
         precision: Precision = "fp32",
         step: int = 0,
+        begun: bool = False,
     ):
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.called, self.model = model, bare(model)
         self.given = optimizer
-        self.augment, self.seed, self.frozen_norms, self.precision, self.start = (
-            augment,
-            seed,
-            frozen_norms,
-            precision,
-            step,
-        )
+        self.augment, self.seed, self.frozen_norms, self.precision = augment, seed, frozen_norms, precision
+        self.start, self.begun = step, begun
         self.device = device_of(self.model)
         self.task = replace(
             task, device=str(self.device), augment=self._augmented, outputs=self._outputs, objective=self._objective
@@ -97,40 +94,57 @@ class Drive:
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
         self.pieces = 0  # how many of them, heard or not
+        self.shared = 0.0  # which part of the step's rows they held
         self.modes: list[tuple[nn.Module, bool]] = []
+        self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
         self.stack = ExitStack()
 
     def __enter__(self) -> Drive:
         """Begin the stage: grow, prepare, begin, make the optimizer, set modes."""
+        self.found = [(m, m.training) for m in self.model.modules()]
+        with ExitStack() as stack:  # undone if anything below fails
+            self._begin()
+            if self.given is not None:
+                named = trainable(self.model, self.method)
+                self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
+                self.site = stack.enter_context(hooked(self.method, self.optimizer, self.model, named, self.start))
+                if left_out := [n for n in named if n.startswith("parts.") and n not in self.site.params]:
+                    raise BadSetting(
+                        f"the optimizer was made before and does not hold {', '.join(left_out)}: give Drive a function from "
+                        "named parameters to an optimizer"
+                    )
+                self._set_modes()
+            self.stack = stack.pop_all()
+        return self
+
+    def _begin(self) -> None:
         if self.seed is not None:
             seed_global(*self.place, "begin")
-        wider = bool(self.task.classes) and grow(self.model, max(self.task.classes) + 1, self.task.task_id)
-        if wider and isinstance(self.given, Optimizer):
-            raise BadSetting(
-                f"the head grew to {max(self.task.classes) + 1} classes, but the optimizer was made before and does not hold "
-                "the new weights: give Drive a function from named parameters to an optimizer, or call nacre.grow first"
-            )
+        for classes, task_id in self.task.growth:
+            if grow(self.model, max(classes) + 1, task_id, classes) and isinstance(self.given, Optimizer):
+                raise BadSetting(
+                    f"the head grew to {max(classes) + 1} classes, but the optimizer was made before and does not hold the "
+                    "new weights: give Drive a function from named parameters to an optimizer, or call nacre.grow first"
+                )
         self.method.prepare(self.model)
-        if not self.start:  # a resumed stage has begun already
-            self.method.begin_stage(self.model, self.task)
+        if not self.begun:
+            with self.casting():
+                self.method.begin_stage(self.model, self.task)
             self.method.prepare(self.model)
-        if self.given is not None:
-            named = trainable(self.model, self.method)
-            self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
-            self.site = self.stack.enter_context(hooked(self.method, self.optimizer, self.model, named, self.start))
-            self._set_modes()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the stage, unless it failed: hooks are removed, then the method learns what it will remember."""
         self.stack.close()
+        for module, training in self.found:
+            module.training = training
         if kind is not None:
             return
         if self.given is not None and hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]  schedule-free: the weights that are read
         if self.seed is not None:
             seed_global(*self.place, "end")
-        self.method.end_stage(self.model, self.task)
+        with self.casting():
+            self.method.end_stage(self.model, self.task)
 
     def order(self, epoch: int) -> Tensor:
         """The positions of the task's rows in the order in which this epoch takes them."""
@@ -152,7 +166,13 @@ class Drive:
             if module.training is not training:
                 module.training = training
         if share != 1.0:
-            batch = replace(batch, share=share)
+            batch = replace(batch, share=share, before=self.shared)
+            self.shared += share
+        first = not self.site.step and not self.pieces
+        if first:
+            self._check_labels(batch)
+        if len(batch) == 1:
+            self._check_norms()
         if "shape_batch" in self.heard:
             batch = self.method.shape_batch(batch)
         if self.augment is not None:
@@ -161,8 +181,8 @@ class Drive:
             seed_global(*self.place, self.site.step, self.pieces)
         with self.casting():
             out = forward(self.called, batch)
-            if not self.site.step and not self.pieces:
-                self._check_width(out)
+            if first:
+                self._check_width(out, batch)
             if "shape_logits" in self.heard:
                 out = replace(out, competing=self.method.shape_logits(out.logits, batch))
             loss = self.method.objective(self.model, batch, out)
@@ -175,7 +195,7 @@ class Drive:
 
     def stepped(self) -> None:
         """Call after `optimizer.step()`. A step that did not take effect is forgotten."""
-        pending, self.pending, self.pieces = self.pending, [], 0
+        pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
         if self.site.took_effect:
             for batch, out in pending:
                 self.method.after_step(batch, out, self.site)
@@ -217,17 +237,36 @@ class Drive:
         with self.casting():
             return self.method.objective(self.model, batch, self._outputs(batch))
 
-    def _check_width(self, out: Outputs) -> None:
-        labels = self.task.classes
-        if labels and max(labels) >= out.logits.shape[-1]:
+    def _check_labels(self, batch: Batch) -> None:
+        """Once a stage: the first labels are among the task's classes."""
+        known = self.task.classes
+        if known and batch.y.ndim == 1 and not batch.y.is_floating_point() and len(batch):
+            strange = sorted(set(batch.y.tolist()) - set(known))
+            if strange:
+                raise BadData(f"task {self.task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}")
+
+    def _check_width(self, out: Outputs, batch: Batch) -> None:
+        """Once a stage: the model answers for all classes of the task."""
+        if batch.y.ndim != 1 or batch.y.is_floating_point() or not len(batch):
+            return
+        highest = max((*self.task.classes, int(batch.y.max())))
+        if highest >= out.logits.shape[-1]:
             raise BadSetting(
-                f"the task has class {max(labels)}, but the model answers for {out.logits.shape[-1]} classes: give it a head "
-                "with a method grow(classes, task_id), such as nacre.heads.GrowingLinear, or one that is wide enough"
+                f"the task has class {highest}, but the model answers for {out.logits.shape[-1]} classes: give it a head with "
+                "a method grow(classes), such as nacre.heads.GrowingLinear, or one that is wide enough; and name the classes "
+                "in Task(index, rows, classes)"
+            )
+
+    def _check_norms(self) -> None:
+        if any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.model.modules()):
+            raise TooFewRows(
+                "a batch of one row cannot be normalised by BatchNorm1d: choose a batch_size (and accumulate) that leaves no "
+                f"single row of the {self.task.rows} of task {self.task.index}"
             )
 
     def _set_modes(self) -> None:
-        """Train what moves: a module whose parameters are all frozen, or all rest at step 0, stays in eval."""
-        rests = self.method.resting(replace(self.site, step=0))
+        """Train what moves: a module whose parameters are all frozen, or rest throughout, stays in eval."""
+        rests = self.method.still(replace(self.site, step=0))
         moving = {id(p) for n, p in self.site.params.items() if not (n in rests and _wholly(rests[n], p))}
         parts_of(self.method).train()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, ClassVar
@@ -158,11 +158,10 @@ class Composed(Method):
         return any(m.needs_old(name) for m in self.members)
 
     def resting(self, site: Site) -> Tensors:
-        union: Tensors = {}
-        for m in self.members:
-            for n, rests in m.resting(site).items():
-                union[n] = _either(union[n], rests) if n in union else rests
-        return union
+        return _union(m.resting(site) for m in self.members)
+
+    def still(self, site: Site) -> Tensors:
+        return _union(m.still(site) for m in self.members)
 
     def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
         for m in self.methods:
@@ -177,6 +176,14 @@ class Composed(Method):
 
     def stale(self, model: nn.Module) -> list[int]:
         return sorted({i for m in self.methods for i in m.stale(model)})
+
+
+def _union(masks: Iterable[Tensors]) -> Tensors:
+    union: Tensors = {}
+    for asked in masks:
+        for n, rests in asked.items():
+            union[n] = _either(union[n], rests) if n in union else rests
+    return union
 
 
 def _either(a: Tensor, b: Tensor) -> Tensor:
@@ -197,6 +204,15 @@ def compose(*members: Rule) -> Composed:
     ['EWC', 'ER']
     """
     return Composed(members=tuple(leaf for m in members for leaf in leaves(m)))
+
+
+TRAINING = ("objective", "loss", "shape_batch", "shape_logits", "shape_grads", "shape_weights", "resting", "after_step")
+READING = ("begin_stage", "end_stage", "predict")
+
+
+def trains(method: Rule) -> bool:
+    """Whether a stage of this method needs an optimizer: one that only reads the model does not."""
+    return any(map(method.overrides, TRAINING)) or not any(map(method.overrides, READING))
 
 
 def leaves(rule: Rule) -> Iterator[Rule]:

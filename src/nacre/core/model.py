@@ -1,13 +1,14 @@
 """What the library asks of a model, and how it is read without being disturbed.
 
 A model answers `model(x)` with a tensor of logits, or with an object that has `.logits` and, where a part needs them,
-`.features` of shape (rows, width). A head that can grow has a method `grow(classes, task_id)`.
+`.features` of shape (rows, width). A head that can grow has a method `grow(classes)`, and one that separates tasks a method
+`own(members, task_id)`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,19 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import BadData
 from .rows import Batch
 
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
-"""Attributes under which DDP, torch.compile and FSDP keep the model they wrap."""
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+}
+"""Where wrappers keep the model that they wrap, by the name of their class."""
+HEADS = ("head", "heads", "fc", "classifier")
+"""What the layer that reads the answer is usually called."""
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model inside any DDP, FSDP or compile wrapper."""
-    while True:
-        inner = next((getattr(model, w) for w in WRAPPERS if isinstance(getattr(model, w, None), nn.Module)), None)
-        if inner is None:
-            return model
-        model = inner
+    """The model inside any DDP, FSDP or torch.compile wrapper."""
+    while (place := WRAPPERS.get(type(model).__name__)) is not None:
+        model = getattr(model, place)
+    return model
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -88,7 +95,12 @@ def row_loss(out: Outputs, batch: Batch) -> Tensor:
     Squared error for float targets, cross-entropy for classes, its mean over the labelled tokens for token ids.
     """
     if batch.y.is_floating_point():
-        return (out.competing - batch.y).square().flatten(1).mean(1)
+        if out.competing.numel() != batch.y.numel():
+            raise BadData(
+                f"the model answers with shape {tuple(out.competing.shape)}, the targets have {tuple(batch.y.shape)}: squared "
+                "errors need one target for each number"
+            )
+        return (out.competing - batch.y.view_as(out.competing)).square().flatten(1).mean(1)
     if batch.y.ndim == 1:
         return F.cross_entropy(out.competing, batch.y, reduction="none")
     loss = F.cross_entropy(out.competing.movedim(-1, 1), batch.y, reduction="none")
@@ -103,19 +115,31 @@ def mean_loss(out: Outputs, batch: Batch) -> Tensor:
     return loss.mean() if batch.weight is None else (loss * batch.weight).sum() / batch.weight.sum().clamp_min(1e-12)
 
 
-def grow(model: nn.Module, classes: int, task_id: int | None = None) -> bool:
+def grow(model: nn.Module, classes: int, task_id: int | None = None, members: Sequence[int] = ()) -> bool:
     """Add rows to every head that can grow until it answers for `classes` classes; old rows keep their weights.
 
     Args:
-        model: Any module; its submodules with a method `grow(classes, task_id)` are asked.
+        model: Any module; its submodules with a method `grow(classes)` are asked, and those that separate tasks and so have
+            a method `own(members, task_id)` are told whose classes they are.
         classes: The number of classes known from now on.
-        task_id: The task that the new classes belong to, for heads that separate tasks.
+        task_id: The task that the members belong to.
+        members: The classes of that task.
 
     Returns:
         Whether any head became wider.
     """
-    asked = [g for m in bare(model).modules() if callable(g := getattr(m, "grow", None))]
-    return any([bool(g(classes, task_id)) for g in asked])  # a list: every head is asked
+    wider = False
+    for module in bare(model).modules():
+        if callable(more := getattr(module, "grow", None)):
+            wider = bool(more(classes)) or wider
+        if task_id is not None and callable(own := getattr(module, "own", None)):
+            own(members, task_id)
+    return wider
+
+
+def exact(device: torch.device) -> torch.autocast:
+    """Autocast switched off inside: closed-form answers are not rounded to bf16."""
+    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
@@ -133,12 +157,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that read the answer out of the features.
 
-    A model's own `head_names` if it has them, else its growing heads, else whatever is called `head`.
+    A model's own `head_names` if it has them, else its growing heads, else what is called head, heads, fc or classifier.
     """
     named = getattr(model, "head_names", None)
     if named is not None:
         return tuple(named)
-    return tuple(n for n, m in model.named_modules() if n and callable(getattr(m, "grow", None))) or ("head",)
+    return tuple(n for n, m in model.named_modules() if n and callable(getattr(m, "grow", None))) or HEADS
 
 
 @torch.no_grad()

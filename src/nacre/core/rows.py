@@ -33,6 +33,7 @@ class Batch:
         extra: Fields of methods, (rows, ...); NaN or -1 where a row has none.
         raw: `x` before augmentation: what a memory stores.
         share: The part of this step's stream rows that this micro-batch holds; set by the driver.
+        before: The part that earlier micro-batches of the step held.
     """
 
     x: Any
@@ -44,6 +45,7 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     raw: Any = None
     share: float = 1.0
+    before: float = 0.0
 
     def __len__(self) -> int:
         return len(self.y)
@@ -78,6 +80,7 @@ class Batch:
             {k: use(v) for k, v in self.extra.items()},
             _at(self.raw, use),
             self.share,
+            self.before,
         )
 
 
@@ -211,6 +214,7 @@ def cat(*parts: Batch) -> Batch:
         extra=extra,
         raw=raw,
         share=parts[0].share,
+        before=parts[0].before,
         **{name: joined(name) for name in FILL},
     )
 

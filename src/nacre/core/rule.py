@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
@@ -46,11 +46,15 @@ class Site:
     rule: Rule
     step: int = 0
     took_effect: bool = True
+    looked: Any = None
+    group_of: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def lr(self, name: str) -> float:
         """The learning rate that the optimizer uses for a parameter now."""
-        mine = self.params[name]
-        return next(float(g["lr"]) for g in self.optimizer.param_groups if any(p is mine for p in g["params"]))
+        groups = self.optimizer.param_groups
+        if self.looked is not groups:  # load_state_dict makes new ones
+            self.looked, self.group_of = groups, {id(p): g for g in groups for p in g["params"]}
+        return float(self.group_of[id(self.params[name])]["lr"])
 
 
 @dataclass
@@ -88,6 +92,10 @@ class Rule(Stateful):
         end move. Must be a function of `site` alone.
         """
         return {}
+
+    def still(self, site: Site) -> Tensors:  # union
+        """Entries that rest at every step of this stage; modules that wholly do stay in eval."""
+        return self.resting(site)
 
     def overrides(self, hook: str) -> bool:
         """Whether this part speaks a hook, that is, defines it anew."""

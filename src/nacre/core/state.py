@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import field, fields
-from typing import Any, ClassVar
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
-from .errors import BadCheckpoint, BadSetting
+from .errors import BadCheckpoint, BadSetting, UnknownName
 
 Tensors = dict[str, Tensor]
 """Tensors by parameter name."""
@@ -48,7 +50,7 @@ class Stateful:
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_settings(self)
 
     def _kept(self) -> list[str]:
         return [
@@ -88,22 +90,53 @@ def settings(part: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(part, f.name)) for f in fields(part) if f.init}
 
 
-def check_ranges(part: Any) -> None:
-    """Refuse settings outside the range that their field declares.
+def check_settings(part: Any) -> None:
+    """Refuse settings of a wrong type, outside the range that their field declares, or not among its choices.
 
     Raises:
-        BadSetting: naming the part, the setting, the value and the range.
+        BadSetting: naming the part, the setting, the value and what it may be.
+        UnknownName: the same for choices; the nearest is named.
     """
+    kinds = _hints(type(part))
     for f in fields(part):
-        low, high = f.metadata.get("low"), f.metadata.get("high")
-        value = getattr(part, f.name)
-        if (low is None and high is None) or isinstance(value, (str, type(None))):
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadSetting(f"{type(part).__name__}.{f.name} is a number, not {value!r} ({type(value).__name__})")
-        if not ((low is None or value >= low) and (high is None or value <= high)):
-            span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"in [{low}, {high}]"
-            raise BadSetting(f"{type(part).__name__}.{f.name} must be {span}, not {value!r}")
+        if f.init:
+            name, value = f"{type(part).__name__}.{f.name}", getattr(part, f.name)
+            _check_kind(name, value, kinds.get(f.name))
+            _check_range(name, value, f.metadata.get("low"), f.metadata.get("high"))
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except NameError:  # a class made in a function names what only the function knows
+        return {}
+
+
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Plain kinds and choices only; parts say themselves what they take."""
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    choices = [c for h in hints if get_origin(h) is Literal for c in get_args(h)]
+    if choices and isinstance(value, str) and value not in choices:
+        raise UnknownName(f"value of {name}", value, map(str, choices))
+    plain = [h for h in hints if h in (bool, int, float, str, NoneType)]
+    others = len(hints) - len(plain) - any(get_origin(h) is Literal for h in hints)
+    if others or value in choices:
+        return
+    kinds = (*plain, int) if float in plain else tuple(plain)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in plain):
+        words = ["None" if h is NoneType else h.__name__ for h in plain] + list(map(repr, choices))
+        raise BadSetting(f"{name} is {' or '.join(words)}, not {value!r} ({type(value).__name__})")
+
+
+def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
+    if (low is None and high is None) or isinstance(value, (str, NoneType)):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadSetting(f"{name} is a number, not {value!r} ({type(value).__name__})")
+    if not ((low is None or value >= low) and (high is None or value <= high)):
+        span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"in [{low}, {high}]"
+        raise BadSetting(f"{name} must be {span}, not {value!r}")
 
 
 def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:

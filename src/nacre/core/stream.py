@@ -21,6 +21,7 @@ class Task:
         train: The training rows; None or empty where it brings none.
         classes: The labels that occur in it.
         task_id: What prediction may know of its rows; None = hidden.
+        owners: The classes of each task id, where several tasks are joined into one; empty otherwise.
         stage: Which stage of it is running; set by the learner.
         device: Where batches are to be put; set by the driver.
         augment: The stage's augmentation by counted dice, `augment(batch, *place)`; set by the driver.
@@ -32,11 +33,17 @@ class Task:
     train: Rows | None = None
     classes: tuple[int, ...] = ()
     task_id: int | None = None
+    owners: tuple[tuple[tuple[int, ...], int | None], ...] = ()
     stage: int = 0
     device: str = "cpu"
     augment: Callable[..., Batch] | None = None
     outputs: Callable[[Batch], Outputs] | None = None
     objective: Callable[[Batch], Tensor] | None = None
+
+    @property
+    def growth(self) -> tuple[tuple[tuple[int, ...], int | None], ...]:
+        """What heads learn of it before it begins: classes, and the task id that owns them."""
+        return self.owners or (((self.classes, self.task_id),) if self.classes else ())
 
     @property
     def rows(self) -> int:
@@ -83,4 +90,5 @@ class Joined:
         rows = tuple(e.task.train for e in met if e.task.train is not None)
         classes = tuple(sorted({c for e in met for c in e.task.classes}))
         tests = {name: test for e in met for name, test in e.tests.items()}
-        return Experience(Task(0, Chain(rows) if rows else None, classes), tests)
+        owners = tuple((e.task.classes, e.task.task_id) for e in met if e.task.classes)
+        return Experience(Task(0, Chain(rows) if rows else None, classes, owners=owners), tests)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import BadData, UnknownName
 from ..core.rows import Augment, Batch
-from ..core.state import check_ranges, setting
+from ..core.state import check_settings, setting
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Jitter:
     contrast: float = setting(0.2, "relative change of contrast", low=0, high=1)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_settings(self)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with changed pictures; draws 8 numbers a row."""
@@ -82,7 +82,7 @@ class Shift:
     pixels: int = setting(2, "the farthest way in each direction, in pixels", low=0)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_settings(self)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with moved pictures; draws 2 numbers a row."""
@@ -106,7 +106,7 @@ class Flip:
     share: float = setting(0.5, "the probability for each row", low=0, high=1)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_settings(self)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with some pictures mirrored; draws 1 number a row."""

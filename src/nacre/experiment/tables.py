@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..catalogue import NONE
 from ..core.errors import BadSetting
-from ..core.state import check_ranges, setting
+from ..core.state import check_settings, setting
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Table:
 
     def __post_init__(self) -> None:
         try:
-            check_ranges(self)
+            check_settings(self)
         except BadSetting as error:  # in a config the table's place says whose setting it is
             raise BadSetting(str(error).removeprefix(f"{type(self).__name__}.")) from None
 

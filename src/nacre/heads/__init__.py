@@ -2,7 +2,7 @@
 
 from .features import features_of
 from .linear import GrowingLinear, MultiHead
-from .ridge import RandomFeatures, choose_ridge
+from .ridge import GRID, RandomFeatures, choose_ridge
 from .statistics import ClassStatistics
 
-__all__ = ["ClassStatistics", "GrowingLinear", "MultiHead", "RandomFeatures", "choose_ridge", "features_of"]
+__all__ = ["GRID", "ClassStatistics", "GrowingLinear", "MultiHead", "RandomFeatures", "choose_ridge", "features_of"]

@@ -13,7 +13,7 @@ from ..core.rows import Rows, batches
 def features_of(
     model: nn.Module, rows: Rows | None, who: str, device: str = "cpu", size: int = 500
 ) -> tuple[Tensor, Tensor]:
-    """Features (rows, width) and labels (rows,) in the rows' order, in eval mode and without augmentation.
+    """Features (rows, width) in fp32 or better and labels (rows,), in eval mode and without augmentation.
 
     Raises:
         TypeError: the model gives no features; the message names `who` needs them.
@@ -21,7 +21,8 @@ def features_of(
     z, y = [], []
     with evaluating(model):
         for batch in batches(rows, size, device=device):
-            z.append(forward(model, batch).need_features(who))
+            found = forward(model, batch).need_features(who)
+            z.append(found if found.dtype == torch.float64 else found.float())
             y.append(batch.y)
     if not z:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.long)

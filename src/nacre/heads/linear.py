@@ -5,6 +5,8 @@ Shapes: features (rows, width), logits (rows, classes).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class GrowingLinear(nn.Linear):
     def reset_parameters(self) -> None:
         """Nothing to draw: rows are made by `grow`."""
 
-    def grow(self, classes: int, task_id: int | None = None) -> bool:
+    def grow(self, classes: int) -> bool:
         """Add rows until the layer answers for `classes` classes; True if any was added."""
         if classes <= self.out_features:
             return False
@@ -56,25 +58,38 @@ class MultiHead(GrowingLinear):
     """One head per task over shared features: told the task, it answers among that task's classes only.
 
     Logits of other tasks' classes are set to -1e4, which is 0 after any softmax in any precision and stays finite. Where the
-    task is not told, all classes compete.
+    task is not told, all classes compete. A class that several tasks have in common competes in every task.
+
+    >>> head = MultiHead(3, classes=4)
+    >>> head.own((0, 1), 0), head.own((2, 3), 1)
+    (None, None)
+    >>> head(torch.zeros(1, 3), torch.tensor([1]))[0, :2].tolist()
+    [-10000.0, -10000.0]
     """
 
     OTHER = -1e4
-    owner: Tensor  # (classes,) the task id of each class; -1 = of every task
+    NOBODY, EVERYBODY = -2, -1
+    owner: Tensor  # (classes,) the task id of each class, or one of the two above
 
     def __init__(self, width: int, classes: int = 0, seed: int = 0):
         super().__init__(width, 0, seed)
         self.register_buffer("owner", torch.empty(0, dtype=torch.long))
         self.grow(classes)
 
-    def grow(self, classes: int, task_id: int | None = None) -> bool:
-        """Add rows that belong to `task_id`; True if any was added."""
+    def grow(self, classes: int) -> bool:
+        """Add rows that belong to nobody yet; True if any was added."""
         known = self.out_features
-        if not super().grow(classes, task_id):
+        if not super().grow(classes):
             return False
-        mine = torch.full((classes - known,), -1 if task_id is None else task_id, device=self.weight.device)
-        self.owner = torch.cat([self.owner.to(mine), mine])
+        fresh = torch.full((classes - known,), self.NOBODY, device=self.weight.device)
+        self.owner = torch.cat([self.owner.to(fresh), fresh])
         return True
+
+    def own(self, members: Sequence[int], task_id: int) -> None:
+        """Say that these classes are the task's."""
+        mine = torch.as_tensor(members, device=self.owner.device, dtype=torch.long)
+        free = (self.owner[mine] == self.NOBODY) | (self.owner[mine] == task_id)
+        self.owner[mine] = torch.where(free, task_id, self.EVERYBODY)
 
     def forward(self, input: Tensor, task: Tensor | None = None) -> Tensor:
         logits = super().forward(input)

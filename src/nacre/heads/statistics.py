@@ -11,9 +11,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core.model import fingerprint
 from ..core.state import Stateful, setting, state
+from ..core.stream import Task
 
 
 @dataclass
@@ -34,8 +36,8 @@ class ClassStatistics(Stateful):
     scatter: Tensor | None = state(lambda: None)  # full: (classes, width, width)
     factor: Tensor | None = state(lambda: None)  # low rank: (classes, rank, width)
     left: Tensor | None = state(lambda: None)  # low rank: (classes,) trace beyond the factor
-    owner: list[int] = state(list)  # the task id of each class, -1 = not told
-    taken: list[str] = state(list)  # the backbone's fingerprint at each task
+    owner: list[int] = state(list)  # the task id of each class, -1 = not told, or several tasks have it
+    taken: dict[str, str] = state(dict)  # task -> the backbone's fingerprint when its statistics were taken
 
     def add(self, z: Tensor, y: Tensor, task_id: int | None = None) -> None:
         """Merge the features z (rows, width) of classes y (rows,) into what is known."""
@@ -44,9 +46,22 @@ class ClassStatistics(Stateful):
         z = z.double()
         self._widen(int(y.max()) + 1, z)
         for c in y.unique().tolist():
-            self._merge(c, z[y == c])
             if task_id is not None:
-                self.owner[c] = task_id
+                self.owner[c] = task_id if not self.count[c] or self.owner[c] == task_id else -1
+            self._merge(c, z[y == c])
+
+    def take(self, model: nn.Module, task: Task, z: Tensor, y: Tensor) -> None:
+        """Merge a task's features, and note the backbone that they were taken with."""
+        if len(y):
+            self.add(z, y, task.task_id)
+            self.taken[str(task.index)] = fingerprint(model)
+
+    def stale(self, model: nn.Module) -> list[int]:
+        """The tasks whose statistics were taken with another backbone than the present one."""
+        if not self.taken:
+            return []
+        now = fingerprint(model)
+        return [int(task) for task, then in self.taken.items() if then != now]
 
     def covariance_of(self, c: int) -> Tensor:
         """The sample covariance of class c, (width, width)."""

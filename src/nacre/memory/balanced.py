@@ -33,7 +33,7 @@ class ClassBalanced(Memory):
     labels: list[int] = state(list)  # the class in each slot
     met: dict[str, int] = state(dict)  # class -> rows seen
     full: list[int] = state(list)  # classes that were among the largest once the memory was full
-    slots: dict[int, list[int]] | None = scratch()  # class -> its slots, sorted
+    held: _Held | None = scratch()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,28 +44,75 @@ class ClassBalanced(Memory):
 
     def _slot(self, label: int, admit: float, place: float) -> int | None:
         """The slot that a row of this class takes, or None; `admit` and `place` are uniform in [0, 1)."""
-        of = self._slots()
+        held = self._sorted()
         self.met[str(label)] = self.met.get(str(label), 0) + 1
         if len(self.labels) < self.capacity:
             self.labels.append(label)
-            of.setdefault(label, []).append(len(self.labels) - 1)
+            held.put(label, len(self.labels) - 1)
             return len(self.labels) - 1
-        size = max(map(len, of.values()))
-        largest = sorted(c for c, held in of.items() if len(held) == size)
-        self.full += [c for c in largest if c not in self.full]
-        if label in self.full:
-            mine = of[label]
+        self.full += held.newly_largest()
+        if label in held.full:
+            mine = held.slots.get(label, [])
             return mine[int(place * len(mine))] if mine and admit < len(mine) / self.met[str(label)] else None
-        ranked = [slot for c in largest for slot in of[c]]
-        slot = ranked[int(place * len(ranked))]
-        of[self.labels[slot]].remove(slot)
+        slot = held.among_largest(place)
+        held.take(self.labels[slot], slot)
+        held.put(label, slot)
         self.labels[slot] = label
-        insort(of.setdefault(label, []), slot)
         return slot
 
-    def _slots(self) -> dict[int, list[int]]:
-        if self.slots is None:
-            self.slots = {}
+    def _sorted(self) -> _Held:
+        if self.held is None:
+            self.held = _Held(self.full)
             for slot, label in enumerate(self.labels):
-                self.slots.setdefault(label, []).append(slot)
-        return self.slots
+                self.held.put(label, slot)
+        return self.held
+
+
+class _Held:
+    """Which slots each class holds, in an order that only depends on what is held: a resumed memory draws the same."""
+
+    def __init__(self, full: list[int]):
+        self.slots: dict[int, list[int]] = {}  # class -> its slots, ascending
+        self.by_size: dict[int, list[int]] = {}  # number of slots -> classes, ascending
+        self.full = set(full)
+        self.largest = 0
+        self.changed = True  # whether other classes may be the largest now
+
+    def put(self, label: int, slot: int) -> None:
+        mine = self.slots.setdefault(label, [])
+        self._leave(label, len(mine))
+        insort(mine, slot)
+        insort(self.by_size.setdefault(len(mine), []), label)
+        self.largest = max(self.largest, len(mine))
+        self.changed |= len(mine) == self.largest
+
+    def take(self, label: int, slot: int) -> None:
+        mine = self.slots[label]
+        self._leave(label, len(mine))
+        mine.remove(slot)
+        if mine:
+            insort(self.by_size.setdefault(len(mine), []), label)
+        if self.largest not in self.by_size:
+            self.largest = max(self.by_size, default=0)
+            self.changed = True
+
+    def newly_largest(self) -> list[int]:
+        """The largest classes that were not among the largest before."""
+        if not self.changed:
+            return []
+        self.changed = False
+        fresh = [c for c in self.by_size.get(self.largest, []) if c not in self.full]
+        self.full.update(fresh)
+        return fresh
+
+    def among_largest(self, place: float) -> int:
+        """One of the largest classes' slots, `place` of the way through them."""
+        number = int(place * self.largest * len(self.by_size[self.largest]))
+        return self.slots[self.by_size[self.largest][number // self.largest]][number % self.largest]
+
+    def _leave(self, label: int, size: int) -> None:
+        if size:
+            peers = self.by_size[size]
+            peers.remove(label)
+            if not peers:
+                del self.by_size[size]

@@ -29,19 +29,22 @@ def fields_of(batch: Batch, extra: Mapping[str, Tensor]) -> Tensors:
 
 @dataclass
 class Block(Stateful):
-    """Slots for rows; a field may get wider or longer later, and what a row lacks reads as none (NaN or 0)."""
+    """Slots for rows; a field may get wider or longer later.
+
+    What a row lacks reads as none: NaN, 0, -1 for a task, -100 for a label.
+    """
 
     kept: Tensors = state()
 
     def write(self, slots: Tensor, rows: Tensors, capacity: int) -> None:
         """Put rows, one for each slot and all slots different, into their places; fields they lack read as none."""
         for name in self.kept.keys() - rows.keys():
-            self.kept[name][slots.to(self.kept[name].device)] = _none(self.kept[name])
+            self.kept[name][slots.to(self.kept[name].device)] = _none(name, self.kept[name])
         for name, value in rows.items():
-            kept = self.kept[name] = _room(self.kept.get(name), value, capacity)
+            kept = self.kept[name] = _room(name, self.kept.get(name), value, capacity)
             here = slots.to(kept.device)
             if kept.shape[1:] != value.shape[1:]:
-                kept[here] = _none(value)
+                kept[here] = _none(name, value)
             kept[(here, *map(slice, value.shape[1:]))] = value
 
     def read(self, slots: Tensor) -> Batch:
@@ -73,20 +76,23 @@ def replayed(batch: Batch, past: Batch, weight: float = 1.0) -> Batch:
         task=past.task,
         extra=past.extra,
     )
-    here = Batch(batch.x, batch.y, batch.ids, source, batch.weight, batch.task, batch.extra, share=batch.share)
+    here = Batch(
+        batch.x, batch.y, batch.ids, source, batch.weight, batch.task, batch.extra, None, batch.share, batch.before
+    )
     return cat(here, rows)
 
 
-def _room(kept: Tensor | None, value: Tensor, capacity: int) -> Tensor:
+def _room(name: str, kept: Tensor | None, value: Tensor, capacity: int) -> Tensor:
     """The block of a field, made or widened so that `value` fits."""
     if kept is None:
-        return value.new_full((capacity, *value.shape[1:]), _none(value))
+        return value.new_full((capacity, *value.shape[1:]), _none(name, value))
     kept = kept.to(value.device)
     wider = [max(b - a, 0) for a, b in zip(kept.shape[1:], value.shape[1:], strict=True)]
     if not any(wider):
         return kept
-    return F.pad(kept, [w for more in reversed(wider) for w in (0, more)], value=_none(value))
+    return F.pad(kept, [w for more in reversed(wider) for w in (0, more)], value=_none(name, value))
 
 
-def _none(t: Tensor) -> float:
-    return float("nan") if t.is_floating_point() else 0
+def _none(name: str, t: Tensor) -> float:
+    """How a row reads that has no such field: a hidden task, a token without a label, a number that is not known."""
+    return {"task": -1, "y": -100}.get(name, float("nan") if t.is_floating_point() else 0)

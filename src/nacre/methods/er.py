@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, ClassVar
 
 from ..core.method import Method
@@ -43,7 +42,8 @@ class ER(Method):
         yield cls(rows=8, memory=ClassBalanced(capacity=20))
 
     def shape_batch(self, batch: Batch) -> Batch:
-        past = self.memory.draw(ceil(self.rows * batch.share))
+        count = round(self.rows * (batch.before + batch.share)) - round(self.rows * batch.before)
+        past = self.memory.draw(count)
         return replayed(batch, past) if past is not None else batch
 
     def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:

@@ -130,8 +130,10 @@ class MIST(Method):
         return replace(both, extra={**both.extra, "mist_pair": (place + rows) % max(2 * rows, 1)})
 
     def objective(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor:
-        if not self._contrasts:
-            return mean_loss(out, batch)
+        if not self._contrasts or "mist_pair" not in batch.extra:
+            return mean_loss(
+                out, batch
+            )  # of rows without a second view, such as a partner's Fisher information asks for
         z = out.need_features("MIST")
         projected = self.parts["projection"](z if torch.is_autocast_enabled(z.device.type) else z.float())
         return supervised_info_nce(projected, batch.y, batch.extra["mist_pair"], self.temperature)
@@ -152,20 +154,21 @@ class MIST(Method):
 
     def resting(self, site: Site) -> Tensors:
         rests = {}
-        for n in self.chosen:
-            if n not in site.params:
-                continue
-            if n not in self.resters:
-                self.resters[n] = ~self.chosen[n]
-                self.places[n] = self.chosen[n].flatten().nonzero().flatten()
-            places, mask = self.places[n], self.resters[n]
+        for n, mask in self.still(site).items():
+            places = self.places[n]
             if self.drop:
                 moves = keep(1 - self.drop, len(places), places.device, self.seed, self.tasks, site.step, n)
                 mask = mask.clone()
-                mask.view(-1)[places[~moves]] = True
+                mask.view(-1)[places] = ~moves
             if self.drop or len(places) < mask.numel():
                 rests[n] = mask
         return rests
+
+    def still(self, site: Site) -> Tensors:
+        for n in self.chosen.keys() - self.resters.keys():
+            self.resters[n] = ~self.chosen[n]
+            self.places[n] = self.chosen[n].flatten().nonzero().flatten()
+        return {n: self.resters[n] for n in self.chosen if n in site.params}
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         for n, chosen in self.chosen.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from ..core.dice import dice
 from ..core.errors import BadSetting
 from ..core.method import Method
-from ..core.model import fingerprint, forward
+from ..core.model import exact, forward
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.state import scratch, setting, state
 from ..core.stream import Task
-from ..heads import ClassStatistics, RandomFeatures, choose_ridge, features_of
+from ..heads import GRID, ClassStatistics, RandomFeatures, choose_ridge, features_of
 
+logger = logging.getLogger(__name__)
 BLOCK = 4096  # rows whose projected features are held at once
 
 
@@ -32,8 +34,8 @@ class RanPAC(Method):
     solved once a task, when it is first needed, and never saved.
 
     With `ridge = "task"` the ridge is the one of 1e-8 ... 1e8 with the least squared error on a random fifth of the current
-    task's training rows, fitted on the others: as in the reference code, but for the choice at random (there: the last
-    fifth). No other rows are looked at, and none are kept.
+    task's training rows (of 4 M of them at most), fitted on the others: as in the reference code, but for the choice at
+    random (there: the last fifth). No other rows are looked at, and none are kept.
 
     Paper: RanPAC: Random Projections and Pre-trained Models for Continual Learning (arXiv 2307.02251). Its first-session
     tuning is a stage of its own here; its M is 10,000.
@@ -59,11 +61,6 @@ class RanPAC(Method):
     lift: RandomFeatures | None = scratch()
     readout: Tensor | None = scratch()  # W, (M, classes)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.ridge, str) and self.ridge != "task":
-            raise BadSetting(f'RanPAC.ridge is a number or "task", not {self.ridge!r}')
-
     @classmethod
     def examples(cls) -> Iterator[Method]:
         yield cls(width=32)
@@ -71,11 +68,10 @@ class RanPAC(Method):
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         z, y = features_of(model, task.train, "RanPAC", task.device)
-        self.statistics.taken.append(fingerprint(model))
         if not len(y):
             return
         z = F.normalize(z, dim=1) if self.normalize else z
-        self.statistics.add(z, y, task.task_id)
+        self.statistics.take(model, task, z, y)
         if self.ridge == "task":
             self._choose(z, y, task.index)
         classes = len(self.statistics.count)
@@ -96,30 +92,37 @@ class RanPAC(Method):
         h = self._project(F.normalize(z, dim=1) if self.normalize else z)
         if self.readout is None:
             self.readout = self._solve()
-        return self.statistics.closed(h @ self.readout, batch.task)
+        with exact(h.device):
+            return self.statistics.closed(h @ self.readout, batch.task)
 
     def stale(self, model: nn.Module) -> list[int]:
-        now = fingerprint(model) if self.statistics.taken else ""
-        return [i for i, then in enumerate(self.statistics.taken) if then != now]
+        return self.statistics.stale(model)
 
     def _project(self, z: Tensor) -> Tensor:
         """h, (rows, M), in the precision of the sums."""
         if self.lift is None:
             self.lift = RandomFeatures(self.width, self.seed)
-        return self.lift(z).to(getattr(torch, self.precision))
+        with exact(z.device):
+            return self.lift(z if z.dtype == torch.float64 else z.float()).to(getattr(torch, self.precision))
 
     def _solve(self) -> Tensor:
         assert self.gram is not None and self.cross is not None
         ridge = self.chosen if isinstance(self.ridge, str) else self.ridge
-        ridged = self.gram.clone()
-        ridged.diagonal().add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(ridged)
-        if bool(failed):
-            raise BadSetting(
-                f"RanPAC cannot solve its regression with ridge = {ridge:g} in {self.precision}: the random features are "
-                'linearly dependent; use a larger ridge, ridge = "task", or precision = "float64"'
+        while True:
+            ridged = self.gram.clone()
+            ridged.diagonal().add_(ridge)
+            factor, failed = torch.linalg.cholesky_ex(ridged)
+            if not bool(failed):
+                return torch.cholesky_solve(self.cross, factor)
+            if self.ridge != "task" or ridge >= GRID[-1]:
+                raise BadSetting(
+                    f"RanPAC cannot solve its regression with ridge = {ridge:g} in {self.precision}: the random features are "
+                    'linearly dependent; use a larger ridge, or precision = "float64"'
+                )
+            ridge *= 10  # what was chosen in float64 may be too small for sums in float32
+            logger.warning(
+                "RanPAC: the ridge was raised to %g, at which %s can solve the regression", ridge, self.precision
             )
-        return torch.cholesky_solve(self.cross, factor)
 
     def _choose(self, z: Tensor, y: Tensor, index: int) -> None:
         keep = torch.randperm(len(y), generator=dice(self.seed, index, "ridge rows"))[: 4 * self.width].to(y.device)

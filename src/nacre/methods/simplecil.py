@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.method import Method
-from ..core.model import fingerprint, forward
+from ..core.model import forward
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.state import setting
@@ -50,17 +50,15 @@ class SimpleCIL(Method):
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         z, y = features_of(model, task.train, "SimpleCIL", task.device)
-        self.statistics.add(F.normalize(z, dim=1) if self.normalize and len(z) else z, y, task.task_id)
-        self.statistics.taken.append(fingerprint(model))
+        self.statistics.take(model, task, F.normalize(z, dim=1) if self.normalize else z, y)
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         out = forward(model, batch)
         if self.statistics.mean is None:
             return out.logits
-        z = out.need_features("SimpleCIL").double()
+        z = out.need_features("SimpleCIL").double()  # which autocast leaves alone
         scores = F.normalize(z, dim=1) @ F.normalize(self.statistics.mean.to(z), dim=1).T
         return self.statistics.closed(scores, batch.task)
 
     def stale(self, model: nn.Module) -> list[int]:
-        now = fingerprint(model) if self.statistics.taken else ""
-        return [i for i, then in enumerate(self.statistics.taken) if then != now]
+        return self.statistics.stale(model)

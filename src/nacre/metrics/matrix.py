@@ -92,27 +92,33 @@ class Matrix:
     def forgetting(self) -> float:
         """Mean over tasks learned before the last moment of (best earlier score - last score); may be negative.
 
-        Of the definitions in use this is the one with the maximum over l < T (Chaudhry et al. 2018, arXiv 1801.10112).
+        The maximum goes over the moments from when the task was learned to the last but one. (Chaudhry et al. 2018, arXiv
+        1801.10112, take it over l < T; what a task scored before it was learned cannot be forgotten, and is left out.)
         """
         return mean(self.forgetting_of(t) for t in self._earlier())
 
     def forgetting_of(self, test: str) -> float:
         """Best earlier score minus the last one, of a test."""
-        sign = 1 if self.better == "higher" else -1
         seen = [self.at(m, test) for m in self.moments[self.moments.index(self.learned[test]) :]]
-        earlier = [sign * v for v in seen[:-1] if not math.isnan(v)]
-        return max(earlier) - sign * seen[-1] if earlier and not math.isnan(seen[-1]) else NAN
+        earlier = [self._sign * v for v in seen[:-1] if not math.isnan(v)]
+        return max(earlier) - self._sign * seen[-1] if earlier and not math.isnan(seen[-1]) else NAN
 
     def backward_transfer(self) -> float:
-        """BWT: mean over earlier tasks of R[T, j] - R[j, j]."""
-        return mean(self.at(self.moments[-1], t) - self.at(self.learned[t], t) for t in self._earlier())
+        """BWT: mean over earlier tasks of R[T, j] - R[j, j]; the other way round where lower is better."""
+        last = self.moments[-1] if self.moments else ""
+        return mean(self._sign * (self.at(last, t) - self.at(self.learned[t], t)) for t in self._earlier())
 
     def forward_transfer(self) -> float:
-        """FWT: mean over tasks j > 1 of R[j-1, j] - R[0, j]; NaN unless future tasks and the start were measured."""
+        """FWT: mean over tasks j > 1 of R[j-1, j] - R[0, j]; NaN unless future tasks and the start were measured.
+
+        The other way round where lower is better.
+        """
         moments = self._learning_moments()
         gains = []
         for before, now in pairwise(moments):
-            gains += [self.at(before, t) - self.at("start", t) for t, m in self.learned.items() if m == now]
+            gains += [
+                self._sign * (self.at(before, t) - self.at("start", t)) for t, m in self.learned.items() if m == now
+            ]
         return mean(gains)
 
     def learning(self) -> float:
@@ -134,6 +140,10 @@ class Matrix:
     def to_json(self) -> dict[str, Any]:
         """Plain values, as kept in a checkpoint."""
         return {k: v for k, v in vars(self).items()}
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.better == "higher" else -1
 
     def _learning_moments(self) -> list[str]:
         held = set(self.learned.values())

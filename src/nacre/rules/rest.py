@@ -24,25 +24,32 @@ class Rest(Rule):
             Or a regular expression: every parameter whose name it finds rests as a whole.
 
     Raises:
-        BadSetting: a mask is not of type bool, or names a parameter that the optimizer does not hold.
+        BadSetting: a mask is not of type bool, or nothing that the optimizer holds has such a name.
     """
 
     rests: dict[str, Tensor] | str
-    checked: dict[str, Tensor] | None = scratch()
+    looked: tuple[Site, Tensors] | None = scratch()
 
     def resting(self, site: Site) -> Tensors:
-        if self.checked is None:
-            self.checked = self._check(site)
-        return self.checked
+        if self.looked is None or self.looked[0].params is not site.params:
+            self.looked = (site, self._check(site))
+        return self.looked[1]
 
     def _check(self, site: Site) -> Tensors:
-        """The masks that rest anything, found once."""
+        """The masks that rest anything, found once for each optimizer."""
         if isinstance(self.rests, str):
-            return {n: torch.tensor(True) for n in site.params if re.search(self.rests, n)}
+            found = {n: torch.tensor(True) for n in site.params if re.search(self.rests, n)}
+            if not found:
+                raise BadSetting(f"Rest({self.rests!r}) finds no parameter: the optimizer holds {_some(site)}")
+            return found
         for name, mask in self.rests.items():
             if name not in site.params:
-                held = ", ".join(sorted(site.params)[:8])
-                raise BadSetting(f"Rest names {name!r}, which the optimizer does not hold: it holds {held}")
+                raise BadSetting(f"Rest names {name!r}, which the optimizer does not hold: it holds {_some(site)}")
             if mask.dtype != torch.bool:
                 raise BadSetting(f"Rest takes bool masks; the one of {name!r} is {mask.dtype}")
         return {n: m.to(site.params[n].device) for n, m in self.rests.items() if bool(m.any())}
+
+
+def _some(site: Site) -> str:
+    names = sorted(site.params)
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")

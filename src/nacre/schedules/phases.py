@@ -36,8 +36,9 @@ class Phase:
 
     Attributes:
         length: An int counts steps; a float in (0, 1] is a share of the whole.
-        start: Multiplier before its first step.
-        end: Multiplier at its last step.
+        start: Multiplier that it comes from: a falling or flat phase begins with it, a rising one is just above it.
+        end: Multiplier that it goes to: a rising phase reaches it at its last step, a falling one just after. So neither a
+            warm-up nor a decay to 0 has a step that trains nothing.
         shape: How it goes from one to the other: linear, cosine, inverse.
     """
 
@@ -61,7 +62,7 @@ class Phases:
 
     >>> rate = Phases((Phase(2, 0.0, 1.0), Phase(0.5, 1.0, 0.0, "cosine"))).over(8)
     >>> [round(rate(step), 3) for step in range(7)]
-    [0.5, 1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     phases: tuple[Phase, ...] = ()
@@ -73,17 +74,18 @@ class Phases:
 
     def over(self, total: int) -> Phases:
         """The same with shares resolved to steps of a stage of `total`; what goes beyond its end is cut."""
-        resolved, used = [], 0
+        resolved, used, place = [], 0, 0.0
         for p in self.phases:
-            length = p.length if isinstance(p.length, int) else min(round(p.length * total), max(total - used, 0))
-            resolved.append(replace(p, length=length))
-            used += length
+            place += p.length if isinstance(p.length, int) else p.length * total
+            end = round(place) if isinstance(p.length, int) else max(min(round(place), total), used)
+            resolved.append(replace(p, length=end - used))
+            used = end
         return Phases(tuple(resolved))
 
     def __call__(self, step: int) -> float:
         """The multiplier of the step with this number, from 0; call `over` first if there are shares."""
         for p in self.phases:
             if step < p.length:
-                return SHAPES[p.shape](p.start, p.end, (step + 1) / p.length)
+                return SHAPES[p.shape](p.start, p.end, (step + (p.end > p.start)) / p.length)
             step -= int(p.length)
         return self.phases[-1].end if self.phases else 1.0

@@ -27,9 +27,9 @@ def cosine_decay(warmup: int | float = 0, floor: float = 0.0) -> Phases:
 
 def wsd(warmup: int | float = 0.05, decay: float = 0.2, floor: float = 0.0) -> Phases:
     """Warm up, hold, and decay linearly over the last `decay` share: warm-up, stable, decay."""
-    if not isinstance(warmup, float) or warmup + decay > 1:
+    if (warmup and not isinstance(warmup, float)) or warmup + decay > 1:
         raise BadSetting(f"wsd takes shares with warmup + decay <= 1, not {warmup!r} and {decay!r}")
-    return _warm(warmup, Phase(1.0 - warmup - decay, 1.0, 1.0), Phase(decay, 1.0, floor))
+    return _warm(warmup, Phase(float(1 - warmup - decay), 1.0, 1.0), Phase(float(decay), 1.0, floor))
 
 
 SCHEDULES: dict[str, Callable[..., Phases]] = {
@@ -57,6 +57,10 @@ def schedule(name: str = "constant", **settings: Any) -> Phases:
             raise UnknownName(f"setting of schedule {name!r}", key, known)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise BadSetting(f"{key} of schedule {name!r} is a number of at least 0, not {value!r}")
+        if isinstance(value, float) and value > 1:
+            raise BadSetting(
+                f"{key} of schedule {name!r} is a share in [0, 1] or a whole number of steps, not {value!r}"
+            )
     return SCHEDULES[name](**settings)
 
 
