@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def joint() -> Config:
 
 def figures(run: Run) -> dict[str, object]:
     """Mean and spread of a row's figures, and its last score on each seed."""
-    found: dict[str, object] = {name: run.figure(name) for name in FIGURES}
+    found: dict[str, object] = {
+        name: [None if v is None or math.isnan(v) else round(v, 5) for v in run.figure(name)] for name in FIGURES
+    }
     return found | {"last_by_seed": [run.results[seed].figure("last") for seed in run.seeds]}
 
 

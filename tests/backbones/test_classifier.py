@@ -38,8 +38,8 @@ def test_only_the_head_grows_and_the_body_keeps_its_fingerprint() -> None:
 
 def test_task_ids_reach_heads_that_separate_tasks_and_no_others() -> None:
     plain, told = model(), model(MultiHead(8))
-    grow(told, 2, 0)
-    grow(told, 4, 1)
+    grow(told, 2, 0, (0, 1))
+    grow(told, 4, 1, (2, 3))
     assert told.takes_task and not plain.takes_task
     tasks = torch.tensor([0, 0, 1, 1, 1])
     assert torch.equal(plain(X, tasks).logits, plain(X).logits)

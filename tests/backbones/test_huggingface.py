@@ -199,3 +199,14 @@ def test_the_shipped_backbone() -> None:
     fresh = backbone("glyph-vit", pretrained=False, seed=3)
     assert [*fresh.module.state_dict()] == [*body.module.state_dict()]
     assert not torch.equal(*(nn.utils.parameters_to_vector(b.module.parameters()) for b in (body, fresh)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"image_mean": "x"}', '{"size": "big"}', '{"rescale_factor": null}', '{"size": {"width": "a"}}'],
+)
+def test_broken_preprocessing_is_named(folder: Folder, tmp_path: Path, text: str) -> None:
+    place = shutil.copytree(folder("vit"), tmp_path / "vit")
+    (place / "preprocessor_config.json").write_text(text)
+    with pytest.raises(BadData, match=r"preprocessor_config\.json does not say how pictures are prepared"):
+        backbone(place)

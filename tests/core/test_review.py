@@ -98,7 +98,7 @@ def test_an_optimizer_that_does_not_hold_a_methods_parts_is_refused_and_left_cle
 
 
 def test_a_stage_that_would_train_nothing_is_refused():
-    for method in (Method(), ER(), EWC(), Rest("body")):
+    for method in (Method(), ER(), EWC(), Rest("body"), Joint()):
         with pytest.raises(BadSetting, match="trains only with an optimizer"):
             Stage(method)
     with pytest.raises(BadSetting, match="when = '5-3'"):

@@ -188,3 +188,14 @@ def test_files_that_are_not_npz_are_refused(tmp_path: Path) -> None:
             load(tmp_path / f"{name}.npz")
     with pytest.raises(BadData, match=r"is a .csv file"):
         load(tmp_path / "text.csv")
+
+
+def test_classes_may_be_named_for_labels_of_either_kind() -> None:
+    x, words = torch.rand(8, 1, 4, 4), np.array(["b", "a"] * 4)
+    named = load({"x": x, "y": words, "classes": np.array(["b", "a"])})
+    assert named.classes == ("b", "a")
+    assert [int(named.train.y[named.train.y == k].numel()) for k in (0, 1)] == [3, 3]
+    with pytest.raises(BadData, match="classes is a list of names"):
+        load({"x": x, "y": np.arange(8) % 2, "classes": np.array("ab")})
+    with pytest.raises(BadData, match="the label 'a' is none of the classes"):
+        load({"x": x, "y": words, "classes": ["b", "c"]})

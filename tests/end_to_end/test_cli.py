@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import nacre
 from nacre.cli.main import cli
 from nacre.core.run import Run
 from nacre.experiment import load
+from nacre.report import Sheet, show
 from tests.end_to_end.small import config, idx, pictures
 
 CONFIG = """
@@ -120,6 +122,37 @@ def test_list_and_show():
     assert "did you mean 'EWC'" in call("show", "ewcc").stderr
     config_told = call("show", "config").stdout
     assert "[[stage]]" in config_told and "save_every" in config_told
+    wsd, adamw, stream = (call("show", n).stdout for n in ("wsd", "adamw", "class-incremental"))
+    assert "a number" in wsd and "Tensor" not in adamw and "weight decay coefficient" in adamw
+    assert "how many tasks" in stream and "data " not in stream and "seed  " not in stream
+
+
+def test_a_pipe_that_ends_early_and_a_terminal_without_letters_are_no_faults(place: Path):
+    nacre_ = f"{sys.executable} -m nacre.cli.main"
+    done = subprocess.run(f"{nacre_} list | head -1", shell=True, capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout
+    assert call("run", place / "small.toml", "--out", place / "spread", "--seeds", "007,8").exit_code == 0
+    assert Run.load(place / "spread").seeds == [7, 8]
+    (place / "spread" / "run.json").unlink()
+    bare = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(f"{nacre_} resume {place / 'spread'}", shell=True, capture_output=True, text=True, env=bare)
+    assert done.returncode == 0, done.stderr
+    assert f"in {place / 'spread'}" in done.stderr and " ? " in done.stdout
+
+
+def test_an_interrupted_run_says_where_it_goes_on(place: Path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nacre.experiment.recorder.Recorder.measure", interrupted)
+    told = call("run", place / "small.toml", "--out", place / "cut")
+    assert told.exit_code == 130 and f"nacre resume {place / 'cut'}` goes on" in told.stderr
+
+
+def test_a_missing_package_is_a_matter_of_use(place: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    told = call("run", place / "small.toml", "--out", place / "timm", "--set", "backbone.source=timm:vit")
+    assert told.exit_code == 2 and "pip install 'nacre[vision]'" in told.stderr and not (place / "timm").exists()
 
 
 def test_every_shown_snippet_is_a_config(place: Path):
@@ -155,3 +188,13 @@ def test_help_is_quick_and_the_installed_command_runs(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "run.json").is_file()
+
+
+def test_notes_of_a_narrow_table_are_lines_of_their_own():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    to, note = Terminal(), "a note that is much longer than the two columns above it, and is read as one line"
+    show(Sheet(["", "last"], [["a", "73.4"]], notes=[note]), to=to)
+    assert note[:60] in to.getvalue()

@@ -71,6 +71,15 @@ def test_changes_read_toml_values_and_plain_words():
         ("stage.1.epochs=five", BadSetting, "stage.1.epochs is a whole number, not 'five' (str)"),
         ("stage.1.epochs=1.5", BadSetting, "stage.1.epochs is a whole number, not 1.5 (float)"),
         ("stage.1.epochs=0", BadSetting, "stage.1: epochs must be at least 1, not 0"),
+        ("stage.1.clip=0", BadSetting, "stage.1: clip must be above 0"),
+        ("run.threads=1000000000000", BadSetting, "threads must be in [0, 1024]"),
+        ("data.source=''", BadSetting, "data: source is a name or a path, not ''"),
+        ("backbone.source=' '", BadSetting, "backbone: source is a name or a path"),
+        ("stage.0.optimizer.betas=[0.9]", UnknownName, "unknown setting of optimizer 'sgd' 'betas'"),
+        ("stage.1.optimizer={name='adamw', betas=[0.9]}", BadSetting, "stage.1.optimizer: the settings of adamw do not fit"),
+        ("stage.1.optimizer={name='adamw', capturable=true}", BadSetting, "capturable is for CUDA graphs"),
+        ("stage.1.optimizer={name='adamw', differentiable=true}", BadSetting, "differentiable is for CUDA graphs"),
+        ("stage.1.optimizer=[1]", BadSetting, "stage.1.optimizer is a table"),
         ("stage.1.epochs=true", BadSetting, "stage.1.epochs is a whole number, not True (bool)"),
         ("stage.1.methods.1.how=pul", BadSetting, "methods.1.how is 'loss' or 'pull', not 'pul' (str): did you mean 'pull'?"),
         ("stage.1.methods.1.decay=2", BadSetting, "EWC.decay must be in [0.0, 1.0], not 2"),
@@ -103,9 +112,23 @@ def test_mistakes_name_their_place_and_the_nearest(change: str, error: type[Exce
         ("stream.tasks=11", BadSetting, "stream: 10 classes cannot make 11 tasks"),
         ("stage.0.when=frist", BadSetting, "stage.0: when = 'frist'"),
         ("stage.2.methods=['ranpac', 'simplecil']", BadSetting, "only one part may define predict()"),
+        ("stream.tasks=0", BadSetting, "stream: 10 classes cannot make 0 tasks"),
+        ("stream.tasks=[]", BadSetting, "stream: tasks of [] classes make 0"),
+        ("stage.1.when=7", BadSetting, "stage.1.when is a text"),
+        ("stage.1.when='7-9'", BadSetting, "stage.1: when = '7-9' is none of the 5 tasks, which count from 0"),
+        ("backbone.source=timm:vit", MissingExtra, "backbone: the backbone 'timm:vit' needs the package 'timm'"),
+        (
+            "stage.1.optimizer.groups=[{match='nothing', lr=1}]",
+            BadSetting,
+            "stage.1.optimizer: the optimizer group 'nothing'",
+        ),
+        ("stage.1.optimizer=none", BadSetting, "stage.1: a stage of ER, EWC "),
+        ("run.device=mps", BadSetting, "run.device: torch sees no mps here"),
     ],
 )
-def test_mistakes_that_show_when_parts_are_made(change: str, error: type[Exception], said: str):
+def test_mistakes_that_show_when_parts_are_made(change: str, error: type[Exception], said: str, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(error) as raised:
         Experiment(config(change, stage=STAGES)).run()
     assert said in str(raised.value)
@@ -114,6 +137,20 @@ def test_mistakes_that_show_when_parts_are_made(change: str, error: type[Excepti
 def test_a_config_without_stage_says_so():
     with pytest.raises(BadSetting, match=r"no \[\[stage\]\]"):
         Config.of({})
+    with pytest.raises(UnknownName, match=r"'stages': did you mean 'stage'\?"):
+        Config.of({"stages": [{}]})
+    with pytest.raises(BadSetting, match=r"write \[\[stage\]\] with two brackets"):
+        Config.of({"stage": {"epochs": 1}})
+
+
+def test_a_part_without_its_name_is_the_one_of_the_default():
+    made = config("stage.0.methods.0.memory.capacity=100", stage=[{"methods": [{"name": "er"}]}])
+    assert made.stage[0].methods[0]["memory"] == {"name": "Reservoir", "capacity": 100}
+
+
+def test_names_in_any_case_are_written_as_they_are_called():
+    made = config("backbone.augment=['Flip', 'SHIFT']", "stream.kind=Class-Incremental")
+    assert (made.backbone.augment, made.stream.kind) == (["flip", "shift"], "class-incremental")
 
 
 def test_empty_data_and_one_class(tmp_path):

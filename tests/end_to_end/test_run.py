@@ -7,6 +7,7 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -222,6 +223,40 @@ def test_three_lines_to_a_first_number():
         nacre.fit("digits", "er", row=3)
     with pytest.raises(BadSetting, match="settings belong to one method"):
         nacre.fit("digits", ["er", "ewc"], rows=3)
+
+
+def test_fit_takes_numbers_of_numpy_and_refuses_what_is_no_method():
+    run = nacre.fit("digits", "simplecil", seeds=np.int64(1), tasks=np.array([4, 6]))
+    assert run.seeds == [1] and run.settings["stream"]["tasks"] == [4, 6]
+    for wrong, said in (
+        (None, "not NoneType"),
+        (nacre.ER, r"ER is a class: give ER\(\)"),
+        (nacre.rules.Rest({}), "not Rest"),
+        (nacre.compose(nacre.ER(), nacre.rules.Rest({})), "not Rest"),
+    ):
+        with pytest.raises(BadSetting, match=said):
+            nacre.fit("digits", wrong)
+    with pytest.raises(BadSetting, match="cannot make 0 tasks"):
+        nacre.fit("digits", "simplecil", tasks=0)
+
+
+def test_a_run_that_failed_before_it_learned_may_be_begun_anew(tmp_path):
+    with pytest.raises(BadSetting, match="matches no parameter"):
+        Experiment(config("stage.0.optimizer.groups=[{match='nothing', lr=1}]")).run(tmp_path / "run")
+    assert Experiment(config("stream.tasks=2")).run(tmp_path / "run").status == "finished"
+
+
+def test_a_record_that_is_none_is_named(tmp_path):
+    for text in ("[]", '"a"', "null", "{", '{"format": "nacre-run-1"}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(BadData):
+            Run.load(tmp_path)
+
+
+def test_a_last_batch_of_one_small_picture_can_be_normalised():
+    rows = pictures(65, 5)
+    run = Experiment(config("backbone.source=convnet", "stream.tasks=[5]"), data=tuple(rows.values())).run()
+    assert run.status == "finished"
 
 
 def test_answering_with_stale_statistics_is_recorded_and_said_once(caplog):

@@ -175,3 +175,21 @@ def test_streams_are_made_by_name() -> None:
         stream("class-incremental", data, task=3)
     with pytest.raises(UnknownName, match="setting of the task-incremental stream 'told'"):
         stream("task-incremental", data, **{"told": True})
+
+
+def test_whole_numbers_that_are_no_labels_are_names() -> None:
+    rows = TensorRows(torch.zeros(6, 2), torch.arange(6) % 3)
+    data = SimpleNamespace(train=rows, test=rows, classes=("10", "20", "30"), groups=())
+    assert split(data, 3, order=[30, 10, 20]).class_names == ("30", "10", "20")
+    assert split(data, 3, order=[2, 0, 1]).class_names == ("30", "10", "20")
+    with pytest.raises(UnknownName, match="unknown class '40'"):
+        split(data, 3, order=[30, 10, 40])
+
+
+def test_positions_are_found_once_for_all_tasks() -> None:
+    data = toy(6)
+    made = split(data, 3)
+    for i, classes in enumerate(made.tasks):
+        expected = torch.isin(data.train.y, torch.tensor(classes)).nonzero().flatten()
+        assert torch.equal(made[i].task.train.index, expected)
+        assert made[i].task.train.index.data_ptr() == made[i].task.train.index.data_ptr()

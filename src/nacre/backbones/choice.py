@@ -17,6 +17,7 @@ from .huggingface import from_huggingface_spec, huggingface
 from .mlp import MLP
 from .pixels import Pixels
 from .tapped import Pool, tapped
+from .timm_models import timm_model
 
 SHIPPED = {"glyph-vit": Path(__file__).parent / "glyph_vit"}
 
@@ -25,6 +26,7 @@ BACKBONES = {
     "mlp:IN-...-OUT": "Perceptron with ReLU over flat pixels, such as mlp:784-400-400; features are its last hidden layer.",
     "convnet": "Four blocks of 3x3 convolution and batch norm, 128 features; convnet:32-64 says other widths.",
     "FOLDER": "A vision model in Hugging Face form (config.json, model.safetensors), such as ./my-vit.",
+    "timm:NAME": "A vision model of timm (pip install 'nacre[vision]'), such as timm:vit_tiny_patch16_224.",
     "ORG/NAME": "A vision model on the Hugging Face hub, such as facebook/dinov2-small; fetched once, then kept.",
 }
 """What `backbone` understands, with a line about each."""
@@ -61,6 +63,7 @@ def backbone(
         UnknownName: no backbone has that name; the nearest is named.
         BadData: a folder without a model in it, or weights that cannot be read or fetched.
         BadSetting: settings that do not fit the backbone.
+        MissingExtra: the backbone needs a package that is not installed.
 
     >>> body = backbone("mlp:64-32", seed=1)
     >>> body.width, from_spec(body.spec).width
@@ -74,6 +77,8 @@ def backbone(
     if name in SHIPPED:
         return huggingface(SHIPPED[name], seed=seed, pretrained=pretrained, channels=channels, size=size, name=name)
     kind, _, widths = name.partition(":")
+    if kind == "timm" and widths and isinstance(source, str):
+        return timm_model(widths, seed=seed, pretrained=pretrained, channels=channels, size=size)
     if kind in ("mlp", "convnet") and isinstance(source, str):
         side = [size, size] if isinstance(size, int) else size if size is None else list(size)
         spec: dict[str, Any] = {"kind": kind, "widths": _widths(name, widths)}
@@ -113,10 +118,13 @@ def from_spec(spec: dict[str, Any], *, seed: int = 0) -> Body:
     kind = spec.get("kind")
     if kind == "huggingface":
         return from_huggingface_spec(spec, seed)
+    if kind == "timm":
+        pixels = Pixels(**spec["pixels"])
+        return timm_model(spec["name"], seed=seed, pretrained=False, channels=spec["channels"], pixels=pixels)
     if kind not in makers:
         why = "it was made of a module given in Python" if kind == "module" else f"kind {kind!r} is none of them"
         raise BadSetting(
-            f"from_spec makes {', '.join(sorted([*makers, 'huggingface']))}, but not this backbone: {why}. "
+            f"from_spec makes {', '.join(sorted([*makers, 'huggingface', 'timm']))}, but not this backbone: {why}. "
             "Make it as before, with backbone(module, ...), and load its weights"
         )
     with seeded(seed):

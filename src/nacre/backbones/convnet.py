@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import BadData, BadSetting
 
 
+class Halve(nn.Module):
+    """The largest of each 2x2 positions, while both sides are above 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, channels, height / 2, width / 2), rounded up; small maps as they are."""
+        return F.max_pool2d(x, 2, ceil_mode=True) if min(x.shape[-2:]) > 2 else x
+
+
 class ConvNet(nn.Module):
     """Blocks of 3x3 convolution, batch norm and ReLU, halved between blocks, averaged over positions at the end.
 
-    Pictures of any size are read; halving stops at one pixel.
+    Pictures of any size are read; halving stops at two pixels, so that even one picture can be normalised.
 
     Args:
         channels: Channels of the pictures.
@@ -36,7 +45,7 @@ class ConvNet(nn.Module):
         self.channels, self.width = channels, widths[-1]
         blocks: list[nn.Module] = []
         for before, after in zip((channels, *widths), widths, strict=False):
-            halve = [nn.MaxPool2d(2, ceil_mode=True)] if blocks else []
+            halve = [Halve()] if blocks else []
             blocks.append(
                 nn.Sequential(
                     *halve, nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()

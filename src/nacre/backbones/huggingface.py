@@ -237,7 +237,18 @@ def _pixels(
             _raise_exceptions_for_connection_errors=False,
         )
         path = Path(found) if found else path
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return _told_pixels(told, config, read, size)
+    except BadSetting:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise BadData(
+            f"{path} does not say how pictures are prepared ({type(error).__name__}: {error}): repair or delete it"
+        ) from error
+
+
+def _told_pixels(told: dict[str, Any], config: Any, read: int, size: tuple[int, int] | None) -> Pixels:
     mean = told.get("image_mean", 0.5) if told.get("do_normalize", True) else None
     std = told.get("image_std", 0.5) if told.get("do_normalize", True) else None
     scale = 255 * told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 255.0

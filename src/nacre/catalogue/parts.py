@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -195,12 +196,7 @@ def make(kind: str, table: Mapping[str, Any] | str, place: str = "") -> Any:
 def settings_of(made_by: Any) -> list[Setting]:
     """What can be set of a dataclass, or what a function can be told."""
     if not dataclasses.is_dataclass(made_by):
-        told = inspect.signature(made_by).parameters.values()
-        return [
-            Setting(p.name, str(p.annotation) if p.annotation is not p.empty else "", _absent(p.default, p.empty))
-            for p in told
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in ("self", "params")
-        ]
+        return _parameters(made_by)
     hints = get_type_hints(made_by)
     found = []
     for f in fields(made_by):
@@ -218,17 +214,49 @@ def _optimizer(name: str, values: dict[str, Any], place: str) -> MadeOptimizer:
     groups = [dict(g) for g in typed(list[dict[str, Any]], groups, join(place, "groups"))]
     with placed(place):
         made = MadeOptimizer(name, lr, groups, options)
+        for key in ("capturable", "differentiable"):
+            if any(t.get(key) for t in (options, *groups)):
+                raise BadSetting(
+                    f"{key} is for CUDA graphs or gradients through steps, which are not taken here: leave it out"
+                )
         for told in ({}, *groups):  # torch checks values when it makes an optimizer: on a weight of no importance
             one = {"lr": lr, **options, **{k: v for k, v in told.items() if k != "match"}}
             try:
                 MadeOptimizer(name, one.pop("lr"), options=one)({"weight": nn.Parameter(torch.zeros(1, 1))})
-            except (ValueError, TypeError, RuntimeError) as error:
+            except Exception as error:  # torch checks some by an assertion, some by an index, some not at all
                 raise BadSetting(f"the settings of {name} do not fit: {error}") from error
     return made
 
 
-def _absent(default: Any, empty: Any) -> Any:
-    return dataclasses.MISSING if default is empty else default
+_NOT_SAID = ("self", "params", "data", "seed", "capturable", "differentiable")
+"""Parameters that no config sets."""
+
+
+def _parameters(made_by: Any) -> list[Setting]:
+    """What a function, or a class of others, can be told; meanings are looked for in its docstring."""
+    hints = get_type_hints(made_by.__init__ if isinstance(made_by, type) else made_by)
+    doc, found = inspect.getdoc(made_by) or "", []
+    for p in inspect.signature(made_by).parameters.values():
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in _NOT_SAID:
+            default = dataclasses.MISSING if p.default is p.empty else p.default
+            hint = hints.get(p.name, Any)
+            kinds = (
+                [o for o in get_args(hint) if o is not torch.Tensor]
+                if get_origin(hint) in (Union, types.UnionType)
+                else [hint]
+            )
+            spoken = " or ".join(map(words, kinds))
+            found.append(Setting(p.name, spoken, default, _meaning(doc, p.name)))
+    return found
+
+
+def _meaning(doc: str, name: str) -> str:
+    """What a docstring says of an argument: its entry under "Args:", else the sentence that speaks of it."""
+    entry = re.search(rf"^ +{name}\b *(?:\([^\n]*?\))? *: *(.*(?:\n {{6,}}.*)*)", doc, re.MULTILINE)
+    if entry is not None:
+        return re.split(r"\s*\(default:|\.\s", " ".join(entry[1].split()))[0].rstrip(".")
+    sentences = re.split(r"(?<=[.;:])\s+", " ".join(doc.split()))
+    return next((s for s in sentences if f"`{name}`" in s), "")
 
 
 def _foreign(name: str) -> type[Method]:

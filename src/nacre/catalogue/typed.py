@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -26,8 +26,8 @@ NONE = "none"
 def build(kind: type[T], table: Mapping[str, Any], place: str = "") -> T:
     """Build a dataclass from plain values, strictly: a number is no text, a whole number may stand for a number.
 
-    A field that holds a part takes a table with the part's name, one that holds a dataclass its table, and the word "none"
-    stands for None wherever None is allowed.
+    A field that holds a part takes a table with the part's name (without it, the default's class is meant), one that holds a
+    dataclass its table, and the word "none" stands for None wherever None is allowed.
 
     Raises:
         UnknownName: no setting has that name.
@@ -40,7 +40,11 @@ def build(kind: type[T], table: Mapping[str, Any], place: str = "") -> T:
             if key not in known:
                 raise UnknownName(f"setting of {label}", str(key), known)
     hints = get_type_hints(kind)
-    values = {key: typed(hints[key], value, join(place, key)) for key, value in table.items()}
+    values = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and "name" not in value and isinstance(usual := default_of(known[key]), Stateful):
+            value = {"name": type(usual).__name__, **value}
+        values[key] = typed(hints[key], value, join(place, key))
     with placed(place):
         missing = [n for n, f in known.items() if n not in values and default_of(f) is dataclasses.MISSING]
         if missing:
@@ -97,7 +101,7 @@ def words(hint: Any) -> str:
         return " or ".join(map(words, inner))
     if origin is Literal:
         return " or ".join(map(repr, inner))
-    if origin in (list, tuple):
+    if origin in (list, tuple, Sequence):
         return f"a list of {_PLURAL.get(inner[0], 'values')}"
     if isinstance(hint, type) and issubclass(hint, Stateful):
         return f"a table with name = {hint.__name__!r}"
@@ -126,6 +130,8 @@ def placed(place: str) -> Iterator[None]:
     except NacreError as error:
         if place:
             error.args = (f"{place}: {error}",)
+            if isinstance(error, ImportError):
+                error.msg = error.args[0]  # what it is shown as
         raise
 
 
@@ -138,7 +144,8 @@ def named(kind: str, table: Any) -> tuple[str, dict[str, Any]]:
     values = {"name": table} if isinstance(table, str) else dict(table) if isinstance(table, Mapping) else {}
     name = values.pop("name", None)
     if not isinstance(name, str):
-        raise BadSetting(f'a {kind} is a table with a name, such as {{name = "..."}}, not {table!r}')
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise BadSetting(f'{article} {kind} is a table with a name, such as {{name = "..."}}, not {table!r}')
     return name, values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,14 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            click.secho("interrupted; `nacre resume` goes on from the last checkpoint", fg="yellow", err=True)
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click ends a broken pipe without a word
+        except KeyboardInterrupt as stop:
+            folder = stop.args[0] if stop.args else "DIR"
+            click.secho(f"interrupted; `nacre resume {folder}` goes on from the last checkpoint", fg="yellow", err=True)
             sys.exit(INTERRUPTED)
         except Exception as error:
             if ctx.params.get("debug"):
@@ -68,6 +72,9 @@ def cli(debug: bool) -> None:
     """Continual learning for pre-trained models: what was learned, what was forgotten, how far what moved."""
     import logging
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows "?"
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if debug else logging.WARNING)
 
 
@@ -92,9 +99,9 @@ def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: 
 
     said = list(changes)
     if seeds is not None:
-        if not all(s.strip().isdigit() for s in seeds.split(",")):
+        if not all(s.strip().isdecimal() for s in seeds.split(",")):
             raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {seeds!r}")
-        said.append(f"run.seeds=[{seeds}]")
+        said.append(f"run.seeds={[int(s) for s in seeds.split(',')]}")
     if device is not None:
         said.append(f'run.device="{device}"')
     if config is None:

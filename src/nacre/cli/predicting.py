@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,11 +24,12 @@ def predict_files(folder: Path, files: Sequence[Path], top: int, task: int | Non
     model = load(folder, device=device)
     for path in files:
         rows = _rows(path)
-        for i, best in enumerate(model.top(rows, top, task)):
-            row = str(path) if len(rows) == 1 else f"{path}[{i}]"
+        found = model.top(rows, top, task)
+        for i, best in enumerate(found):
+            row = str(path) if len(found) == 1 else f"{path}[{i}]"
             if as_json:
-                found = [{"class": name, "score": value} for name, value in best]
-                click.echo(json.dumps({"file": str(path), "row": i, "top": found}, ensure_ascii=False))
+                named = [{"class": name, "score": value} for name, value in best]
+                click.echo(json.dumps({"file": str(path), "row": i, "top": named}, ensure_ascii=False))
             else:
                 click.echo(f"{row}: " + ", ".join(f"{name} ({value:.3g})" if top > 1 else name for name, value in best))
 
@@ -45,18 +48,18 @@ def _rows(path: Path) -> torch.Tensor:
 
 def _array(path: Path) -> torch.Tensor:
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            return torch.from_numpy(held)
-        with held:
+        with path.open("rb") as file:
+            held = np.load(file, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                return torch.from_numpy(held)
             key = next(_keys(held.files), None)
             if key is None:
                 raise BadData(f"{path} holds {', '.join(held.files) or 'nothing'}: name its rows x")
             return torch.from_numpy(held[key])
-    except (ValueError, OSError, TypeError) as error:
-        if isinstance(error, BadData):
-            raise
-        raise BadData(f"{path} cannot be read: {error}") from error
+    except BadData:
+        raise
+    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadData(f"{path} cannot be read as an array ({error}): write it again with numpy.save") from error
 
 
 def _keys(names: Sequence[str]) -> Iterator[str]:
@@ -70,8 +73,20 @@ def _picture(path: Path) -> torch.Tensor:
 
     try:
         with Image.open(path) as picture:
-            grey = picture.mode in ("1", "L", "I;16")
-            pixels = np.array(picture.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+            mode = picture.mode
+            if mode in ("I", "F"):
+                raise BadData(
+                    f"{path} holds {'whole' if mode == 'I' else 'fractional'} numbers of 32 bit, whose white is unknown: "
+                    "save it with 8 or 16 bit a channel"
+                )
+            grey = mode in ("1", "L", "LA") or mode.startswith("I;16")
+            if mode.startswith("I;16"):  # Pillow would cut off what is above 255
+                pixels = (np.array(picture).astype(np.uint32) * 255 + 32767) // 65535
+            else:
+                pixels = np.array(picture.convert("L" if grey else "RGB"))
+    except BadData:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadData(f"{path} is no picture that Pillow reads: {error}") from error
-    return torch.from_numpy(pixels)[None, None] if grey else torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    made = torch.from_numpy(pixels.astype(np.uint8))
+    return made[None, None] if grey else made.permute(2, 0, 1)[None]

@@ -44,7 +44,9 @@ def show_part(name: str) -> None:
             lines += ["", f"Paper: {entry.paper}", f"Fidelity: {entry.fidelity}"]
         parts.append("\n".join(lines))
         if entry.settings:
-            parts.append(settings_sheet(map(_cells, entry.settings)))
+            said = {s.name: s.help for t in TABLES for s in settings_of(t)} if entry.kind == "stream" else {}
+            told = [dataclasses.replace(s, help=s.help or said.get(s.name, "")) for s in entry.settings]
+            parts.append(settings_sheet(map(_cells, told)))
         if snippet := _snippet(entry):
             parts.append(f"In a config:\n\n{snippet}")
     show(*parts)

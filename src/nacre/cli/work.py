@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -23,7 +23,7 @@ def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
     """Run one config."""
     config = Config.load(path, changes)
     out = out if out is not None else _fresh(config.run.name)
-    with progress(config.run.name) as hears:
+    with _in(out), progress(config.run.name) as hears:
         record = Experiment(config).run(out, hears)
     _tell([record], out)
 
@@ -42,25 +42,41 @@ def resume_any(folder: Path) -> None:
         _compare(several, folder)
         return
     if not (folder / "config.toml").is_file():
-        raise BadData(f"{folder} is no run's folder: it has no config.toml")
+        raise BadData(f"{folder} is no run's folder{_held(folder)}")
     config = Config.load(folder)
-    with progress(config.run.name) as hears:
+    with _in(folder), progress(config.run.name) as hears:
         record = Experiment(config).resume(folder, hears)
     _tell([record], folder)
 
 
+def _held(folder: Path) -> str:
+    """The runs in a folder that is none itself, in words."""
+    held = sorted(p.parent.name for p in folder.glob("*/config.toml"))
+    more = ", ..." if len(held) > 5 else ""
+    return f"; it holds runs {', '.join(held[:5])}{more}: name one" if held else ": it has no config.toml"
+
+
 def _compare(several: Comparison, out: Path) -> None:
     workers = min(len(several.configs), 1 if _on_gpu(several) else _cores())
-    with rows_progress(workers) as told:
+    with _in(out), rows_progress(workers) as told:
         runs = several.run(out, workers, told)
     sheet = comparison(runs, several.bounds, _title(runs[0]))
     papers = references(runs)
     page = [sheet.markdown(), *([several.text] if several.text else []), "\n".join(f"- {p}" for p in papers)]
     (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-    rows = {"runs": [run.to_json() for run in runs], "bounds": several.bounds}
-    (out / "comparison.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    several.save(out, runs)
     text = [several.text] if several.text else []
     show(sheet, *text, "\n".join(["Methods:", *(f"  {p}" for p in papers)]), f"kept in {out}")
+
+
+@contextmanager
+def _in(out: Path) -> Iterator[None]:
+    """Say where a run is kept, when it begins and when it is interrupted."""
+    click.echo(f"in {out}", err=True)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(out)) from stop
 
 
 def _tell(runs: list[Run], out: Path) -> None:

@@ -212,7 +212,8 @@ READING = ("begin_stage", "end_stage", "predict")
 
 def trains(method: Rule) -> bool:
     """Whether a stage of this method needs an optimizer: one that only reads the model does not."""
-    return any(map(method.overrides, TRAINING)) or not any(map(method.overrides, READING))
+    bound = any(part.joins for part in leaves(method) if isinstance(part, Method))
+    return bound or any(map(method.overrides, TRAINING)) or not any(map(method.overrides, READING))
 
 
 def leaves(rule: Rule) -> Iterator[Rule]:

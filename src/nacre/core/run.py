@@ -10,7 +10,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -123,14 +123,15 @@ class Run:
         return {key: value for key, value in self.to_json().items() if key not in MEASURED}
 
     @staticmethod
-    def from_json(saved: Mapping[str, Any]) -> Run:
+    def from_json(saved: Any) -> Run:
         """The record that `to_json` gave.
 
         Raises:
             BadData: it has another format.
         """
-        if saved.get("format") != FORMAT:
-            raise BadData(f"a run record has format {FORMAT!r}, this one has {saved.get('format')!r}")
+        found = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
+        if found != FORMAT:
+            raise BadData(f"a run record has format {FORMAT!r}, this one has {found!r}")
         run = Run(**{f.name: saved[f.name] for f in fields(Run) if f.name != "results" and f.name in saved})
         for seed in run.seeds:
             held: dict[str, Any] = {k: saved[k] if len(run.seeds) == 1 else saved[k].get(str(seed)) for k in PER_SEED}
@@ -152,7 +153,9 @@ class Run:
             raise BadData(f"{folder} holds no {FILE}: give the folder of a run, as `nacre run --out` made it")
         try:
             return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
+        except BadData:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise BadData(f"{path} cannot be read: {error}") from error
 
     def save(self, folder: str | Path) -> None:

@@ -4,7 +4,7 @@ from .augment import AUGMENTS, Compose, Flip, Jitter, Shift, augmentation
 from .glyphs import stream_glyphs
 from .idx import read_idx
 from .loading import SOURCES, load
-from .source import Source, digest
+from .source import Source, check_inputs, digest
 
 __all__ = [
     "AUGMENTS",
@@ -15,6 +15,7 @@ __all__ = [
     "Shift",
     "Source",
     "augmentation",
+    "check_inputs",
     "digest",
     "load",
     "read_idx",

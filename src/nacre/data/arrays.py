@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,12 @@ def from_npz(path: Path, seed: int, test_share: float) -> Source:
         BadData: no .npz file, arrays of Python objects, or arrays that `from_arrays` refuses.
     """
     try:
-        stored: Any = np.load(path, allow_pickle=False)
-        if not isinstance(stored, Mapping):
-            raise BadData(f"{path} holds one array, not several: write it with numpy.savez(path, x_train=..., ...)")
-        archive: Any = stored
-        with archive:
-            arrays = {str(key): archive[key] for key in archive}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            stored: Any = np.load(file, allow_pickle=False)
+            if not isinstance(stored, Mapping):
+                raise BadData(f"{path} holds one array, not several: write it with numpy.savez(path, x_train=..., ...)")
+            arrays = {str(key): stored[key] for key in stored}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadData(
             f"{path} cannot be read as .npz ({error}): write it with numpy.savez(path, x_train=..., ...)"
         ) from error
@@ -114,12 +114,37 @@ def _labels(name: str, given: list[Any], named: Any) -> tuple[list[Tensor], tupl
         if y.dtype.kind == "i" and len(y) and y.min() < 0:
             raise BadData(f"{name}: label {y.min()} is negative: labels count from 0")
     if named is not None:
-        return [torch.from_numpy(y.astype(np.int64)) for y in arrays], tuple(str(c) for c in named)
+        classes = tuple(map(_text, _names(name, named)))
+        return [_numbered(name, y, classes) for y in arrays], classes
     known = np.unique(arrays[0])
     if len(strange := np.setdiff1d(arrays[-1], known)):
         raise BadData(f"{name}: test rows have the label {strange[0]!s}, which no training row has: leave them out")
     numbered = [torch.from_numpy(np.searchsorted(known, y).astype(np.int64)) for y in arrays]
-    return numbered, tuple(c.decode() if isinstance(c, bytes) else str(c) for c in known)
+    return numbered, tuple(map(_text, known))
+
+
+def _names(name: str, named: Any) -> list[Any]:
+    found = np.asarray(named)
+    if found.ndim != 1:
+        raise BadData(f"{name}: classes is a list of names, one for each label, not an array of shape {found.shape}")
+    return list(found)
+
+
+def _numbered(name: str, y: Any, classes: tuple[str, ...]) -> Tensor:
+    """Labels as numbers; those that are names by their place among the names."""
+    if y.dtype.kind in "iu":
+        return torch.from_numpy(y.astype(np.int64))
+    number = {c: k for k, c in enumerate(classes)}
+    strange = sorted({_text(c) for c in y} - set(number))
+    if strange:
+        raise BadData(
+            f"{name}: the label {strange[0]!r} is none of the classes {', '.join(classes[:5])}, ...: name it there"
+        )
+    return torch.tensor([number[_text(c)] for c in y], dtype=torch.long)
+
+
+def _text(name: Any) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def _split(name: str, y: Tensor, seed: int, share: float) -> tuple[Tensor, Tensor]:

@@ -153,9 +153,9 @@ def augmentation(name: str | Sequence[str] | None) -> Augment | None:
     names = [] if name is None else [name] if isinstance(name, str) else list(name)
     makers: dict[str, type[Jitter] | type[Shift] | type[Flip]] = {"jitter": Jitter, "shift": Shift, "flip": Flip}
     steps: list[Augment] = []
-    for each in names:
+    for each in map(str.lower, map(str, names)):
         if each not in AUGMENTS:
-            raise UnknownName("augmentation", str(each), AUGMENTS)
+            raise UnknownName("augmentation", each, AUGMENTS)
         if each != "none":
             steps.append(makers[each]())
     return Compose(tuple(steps)) if len(steps) > 1 else steps[0] if steps else None

@@ -54,7 +54,7 @@ class Source:
             what = f"{self.name}, {part} rows"
             _check_labels(what, rows.y, self.classes)
             for x in rows.x.values() if isinstance(rows.x, Mapping) else [rows.x]:
-                _check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
+                check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
         _check_alike(self.name, self.train.x, self.test.x)
         missing = (torch.bincount(self.train.y, minlength=len(self.classes)) == 0).nonzero().flatten().tolist()
         if missing:
@@ -106,7 +106,17 @@ def _check_labels(what: str, y: Tensor, classes: tuple[str, ...]) -> None:
         )
 
 
-def _check_inputs(what: str, x: Any, tokens: bool) -> None:
+def check_inputs(what: str, x: Any, tokens: bool = False) -> None:
+    """Refuse rows that no backbone could read.
+
+    Args:
+        what: What they are called in messages.
+        x: Pictures (rows, channels, height, width), uint8 in 0..255 or float in 0..1, or vectors (rows, width).
+        tokens: Whether they are a field of many, of any shape.
+
+    Raises:
+        BadData: another shape or type, NaN, or float pictures beyond 0..1.
+    """
     if not isinstance(x, Tensor):
         raise BadData(f"{what}: inputs are tensors, not {type(x).__name__}: use torch.as_tensor, or nacre.data.load")
     if tokens:
@@ -128,7 +138,7 @@ def _check_inputs(what: str, x: Any, tokens: bool) -> None:
         raise BadData(
             f"{what}: inputs are uint8 or float, not {x.dtype}: convert pixels in 0..255 with x.to(torch.uint8)"
         )
-    if x.dtype == torch.uint8:
+    if x.dtype == torch.uint8 or not len(x):
         return
     low, high = x.aminmax()
     if not bool(torch.isfinite(low) & torch.isfinite(high)):  # NaN and infinities survive aminmax

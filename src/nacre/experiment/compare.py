@@ -1,27 +1,34 @@
 """Several runs side by side: the comparison that `nacre run` makes where it is given no config.
 
-Each row is an ordinary run in a folder of its own, made of a config in `recipes/` that can be run by itself.
+Each row is an ordinary run in a folder of its own, made of a config in `recipes/` that can be run by itself. The folder of
+the rows' folders holds `comparison.json`: their names in order, and the results once there are any.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import BadData, NacreError
+from ..core.errors import BadData, BadSetting, NacreError
 from ..core.run import Run
-from .config import Config
+from .config import Config, differences
 from .experiment import Experiment
-from .folder import CONFIG, Folder, slug
+from .folder import CONFIG, Finished, Folder, slug
 
 HERE = Path(__file__).parent
 RECIPES = HERE / "recipes"
 STORED = HERE / "stored.json"
+MARK, FORMAT = "comparison.json", "nacre-comparison-1"
 
 
 @dataclass
@@ -32,11 +39,16 @@ class Comparison:
         configs: A config a row, in the order of the table.
         text: What is to be seen, in sentences.
         bounds: Figures measured before and stored: `name`, `last`, `spread`, `seeds`, `command`.
+        names: The folder of each row; made of the rows' places and names where it is empty.
     """
 
     configs: list[Config]
     text: str = ""
     bounds: list[dict[str, Any]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.names = self.names or [f"{i}-{slug(config.run.name)}" for i, config in enumerate(self.configs, 1)]
 
     def run(self, out: str | Path, workers: int = 1, told: Callable[[Config, Run], None] | None = None) -> list[Run]:
         """Run every row that is not finished in its folder below `out`; the records in order.
@@ -47,29 +59,49 @@ class Comparison:
             told: Hears a row's record whenever it has grown by a moment, and once where it is finished already.
 
         Raises:
+            Finished: every row is there, finished, and so is the table.
             BadSetting: a folder there holds a run with other settings.
             NacreError: a row failed; the others have been run to their end.
         """
-        places = [Path(out) / f"{i}-{slug(config.run.name)}" for i, config in enumerate(self.configs, 1)]
-        for place, config in zip(places, self.configs, strict=True):
-            if not (place / CONFIG).is_file():
-                Folder(place).refuse_other(config)
-                Folder(place).begin(config)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            rows = [_Row(place, config) for place, config in zip(places, self.configs, strict=True)]
-            for row in sorted(rows, key=_Row.epochs, reverse=True):  # the longest first, so that none is left over
-                row.work = None if Folder(row.place).status() == "finished" else pool.submit(_go_on, row.place)
-            while True:
-                working = [row for row in rows if row.work is not None and not row.work.done()]
-                for row in rows:
-                    row.tell(told)
-                if not working:
-                    break
-                wait([row.work for row in working if row.work is not None], timeout=1.0, return_when=FIRST_COMPLETED)
-        failed = [f"{row.config.run.name}: {error}" for row in rows if row.work and (error := row.work.result())]
+        rows = [_Row(Path(out) / name, config) for name, config in zip(self.names, self.configs, strict=True)]
+        self._refuse_other(Path(out), rows)
+        for row in rows:
+            if not (row.place / CONFIG).is_file():
+                Folder(row.place).begin(row.config)
+        self.save(out, [])
+        left = [row for row in rows if Folder(row.place).status() != "finished"]
+        longest = sorted(left, key=_Row.epochs, reverse=True)  # first, so that none is left over
+        failed = _work_off([row.place for row in longest], workers, lambda: [row.tell(told) for row in rows])
         if failed:
-            raise NacreError("; ".join(failed))
-        return [Run.load(place) for place in places]
+            raise NacreError(
+                "; ".join(f"{row.config.run.name}: {failed[row.place]}" for row in rows if row.place in failed)
+            )
+        return [Run.load(row.place) for row in rows]
+
+    def save(self, out: str | Path, runs: list[Run]) -> None:
+        """Write `comparison.json`: which rows there are, and their records once they are finished."""
+        tree = {"format": FORMAT, "rows": self.names, "text": self.text, "bounds": self.bounds}
+        path = Path(out) / MARK
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({**tree, "runs": [r.to_json() for r in runs]}, indent=1) + "\n", encoding="utf-8")
+        os.replace(new, path)
+
+    def _refuse_other(self, out: Path, rows: list[_Row]) -> None:
+        if (out / CONFIG).is_file():
+            raise BadSetting(f"{out} holds a run, no comparison of runs; choose another --out")
+        mark = _mark(out) if (out / MARK).is_file() else None
+        if mark is not None and mark["rows"] != self.names:
+            raise BadSetting(f"{out} holds another comparison, of {', '.join(mark['rows'])}; choose another --out")
+        for row in rows:
+            if not (row.place / CONFIG).is_file():
+                Folder(row.place).refuse_other(row.config)
+            elif changed := differences(Config.load(row.place).to_dict(), row.config.to_dict()):
+                lines = "\n  ".join(changed)
+                raise BadSetting(
+                    f"{row.place} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
+                )
+        if mark is not None and mark["runs"] and all(Folder(row.place).status() == "finished" for row in rows):
+            raise Finished(f"{out} holds this very comparison, finished: see {out / 'comparison.md'}")
 
 
 @dataclass
@@ -78,7 +110,6 @@ class _Row:
 
     place: Path
     config: Config
-    work: Future[str] | None = None
     moments: int = 0
 
     def epochs(self) -> float:
@@ -98,13 +129,69 @@ class _Row:
             told(self.config, record)
 
 
-def _go_on(place: Path) -> str:
-    """Run a row, in a process of its own; what went wrong, or nothing."""
+def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict[Path, str]:
+    """Run what lies in these folders, some at a time in processes of their own, and look now and then; what went wrong.
+
+    Whatever interrupts the wait ends the processes at once; each keeps its last checkpoint.
+    """
+    context = get_context("spawn")
+    waiting, ended = context.SimpleQueue(), context.SimpleQueue()
+    crew: list[SpawnProcess] = [
+        context.Process(target=_work, args=(waiting, ended), daemon=True) for _ in range(min(workers, len(places)))
+    ]
+    for place in [*places, *(None for _ in crew)]:
+        waiting.put(place)
     try:
-        Experiment(Config.load(place)).resume(place)
-    except (NacreError, OSError, MemoryError) as error:
-        return str(error)
-    return ""
+        with _deaf():
+            for process in crew:
+                process.start()
+        while busy := [process.sentinel for process in crew if process.is_alive()]:
+            wait(busy, timeout=1.0)
+            look()
+        look()
+    except BaseException:
+        for process in crew:
+            if process.is_alive():
+                process.terminate()
+        raise
+    codes = ", ".join(str(process.exitcode) for process in crew if process.exitcode)
+    failed = dict.fromkeys(places, f"the process that worked on it died (exit code {codes}): out of memory?")
+    while not ended.empty():
+        place, error = ended.get()
+        failed[place] = error
+    return {place: error for place, error in failed.items() if error}
+
+
+def _work(waiting: Any, ended: Any) -> None:
+    """Take one folder after the other, in a process of its own; say what went wrong with each, or nothing."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the record is being written
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        for place in iter(waiting.get, None):
+            try:
+                Experiment(Config.load(place)).resume(place)
+                ended.put((place, ""))
+            except (NacreError, OSError, MemoryError) as error:
+                ended.put((place, str(error)))
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is not heard inside, nor by processes that begin inside: they are ended by us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def default_comparison(changes: Iterable[str] = ()) -> Comparison:
@@ -118,14 +205,31 @@ def default_comparison(changes: Iterable[str] = ()) -> Comparison:
 
 
 def compared_in(folder: str | Path) -> Comparison | None:
-    """The comparison whose runs lie in a folder; None where there is none."""
-    places = sorted(p.parent for p in Path(folder).glob(f"*/{CONFIG}"))
-    if not places or (Path(folder) / CONFIG).exists():
+    """The comparison that was begun in a folder; None where none was.
+
+    Raises:
+        BadData: what it says of itself cannot be read.
+        BadSetting: one of its rows has no config any more.
+    """
+    if not (Path(folder) / MARK).is_file():
         return None
-    given = default_comparison()
-    held = [Config.load(place) for place in places]
-    same = [c.to_dict() for c in held] == [c.to_dict() for c in given.configs]
-    return Comparison(held, given.text if same else "", given.bounds if same else [])
+    mark = _mark(Path(folder))
+    return Comparison(
+        [Config.load(Path(folder) / name) for name in mark["rows"]], mark["text"], mark["bounds"], mark["rows"]
+    )
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    path = folder / MARK
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["format"] != FORMAT:
+            raise KeyError(held["format"])
+        return {key: held[key] for key in ("rows", "text", "bounds", "runs")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadData(
+            f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
+        ) from error
 
 
 def stored() -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from typing import Any
 import tomli_w
 
 from ..catalogue import NONE, build, entries, find, join, make, placed
-from ..core.errors import BadSetting
-from ..core.method import Method
+from ..core.errors import BadSetting, UnknownName
+from ..core.method import compose, trains
 from ..core.state import settings
 from .tables import BackboneTable, DataTable, RunTable, StageTable, StreamTable, Table, WatchTable
 
@@ -59,6 +59,11 @@ class Config(Table):
         for change in changes:
             _change(tables, change)
         tables = _unfolded(tables)
+        for key in tables:
+            if key not in (known := [f.name for f in fields(Config)]):
+                raise UnknownName(f"setting of {Config.label}", key, known)
+        if isinstance(tables.get("stage"), dict):
+            raise BadSetting("stage is a list of tables: write [[stage]] with two brackets")
         if not tables.get("stage"):
             raise BadSetting('the config has no [[stage]]: add one, such as [[stage]] with methods = [{name = "ER"}]')
         config = build(Config, tables)
@@ -108,20 +113,20 @@ def differences(one: Any, other: Any, place: str = "") -> list[str]:
 
 def _complete(config: Config, tables: Mapping[str, Any]) -> None:
     """Put every setting of every part into its table, and check each on the way."""
-    for kind, name, place in (
-        ("stream", config.stream.kind, "stream.kind"),
-        *(("augment", a, "backbone.augment") for a in _list(config.backbone.augment)),
-    ):
-        with placed(place):
-            find(kind, name)
+    with placed("stream.kind"):
+        config.stream.kind = find("stream", config.stream.kind).name
+    with placed("backbone.augment"):
+        told = config.backbone.augment
+        names = [find("augment", a).name for a in ([told] if isinstance(told, str) else told)]
+        config.backbone.augment = names[0] if isinstance(told, str) else names
     for i, stage in enumerate(config.stage):
         place = join("stage", i)
         made = [make("method", t, f"{place}.methods.{k}") for k, t in enumerate(stage.methods)]
         stage.methods = [
             {"name": _name_of(t), **_without_seeds(settings(m), t)} for t, m in zip(stage.methods, made, strict=True)
         ]
-        if "optimizer" not in tables["stage"][i] and trains(made):
-            stage.optimizer = {}
+        if "optimizer" not in tables["stage"][i]:
+            stage.optimizer = {} if trains(compose(*made)) else None
         if stage.optimizer is not None:
             table = {"name": "adamw", **stage.optimizer}
             optimizer = make("optimizer", table, f"{place}.optimizer")
@@ -133,13 +138,6 @@ def _complete(config: Config, tables: Mapping[str, Any]) -> None:
         path = Path(getattr(table, name)).expanduser()
         if path.exists() and getattr(table, name) not in {e.name for k in ("data", "backbone") for e in entries(k)}:
             setattr(table, name, str(path.resolve()))  # a run is resumed from anywhere
-
-
-def trains(methods: list[Method]) -> bool:
-    """Whether a stage of these needs an optimizer: one that only reads features out does not."""
-    hooks = ("objective", "loss", "shape_batch", "shape_grads", "shape_weights")
-    acts, answers = (any(m.overrides(h) for m in methods for h in names) for names in (hooks, ("predict",)))
-    return acts or not answers
 
 
 def _name_of(table: Mapping[str, Any]) -> str:
@@ -219,7 +217,7 @@ def _written(value: Any) -> Any:
         kept = {}
         for f in fields(value):
             held = getattr(value, f.name)
-            if held is not None or f.default is not None or f.name == "optimizer":
+            if held is not None or f.default is not None:
                 kept[f.name] = NONE if held is None else _written(held)
         return kept
     if isinstance(value, (list, tuple)):
@@ -227,10 +225,6 @@ def _written(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: NONE if v is None else _written(v) for k, v in value.items()}
     return value
-
-
-def _list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
 
 
 def _copied(value: Any) -> Any:

@@ -73,21 +73,24 @@ class Experiment:
             first = trial(
                 self.config, self.config.run.seeds[0], self.data, self.body
             )  # may refuse: before anything is written
-            if folder is not None:
-                folder.begin(self.config)
-            return self._run(folder, listeners, first)
+            if folder is None:
+                return self._run(None, listeners, first)
+            folder.begin(self.config)
+            with folder.alone():
+                return self._run(folder, listeners, first)
 
     def resume(self, out: str | Path, *listeners: Listener) -> Run:
         """Go on with the run in a folder, from the newest checkpoint that can be read.
 
         Raises:
             Finished: there is nothing left to do.
+            BadSetting: another process works in the folder.
             BadData: the data are not those that the run began with.
         """
         folder = Folder(out)
         if folder.status() == "finished":
             raise Finished(f"{out} holds a finished run: see {Path(out) / 'run.json'}")
-        with _alone(self.config):
+        with _alone(self.config), folder.alone():
             return self._run(folder, listeners, None)
 
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:

@@ -8,14 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import checkpoint
 from ..backbones import Body, Classifier, from_spec
 from ..catalogue import make
-from ..core.errors import BadCheckpoint, BadData
+from ..core.errors import BadCheckpoint, BadSetting, NacreError
 from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
@@ -23,6 +22,8 @@ from ..core.state import moved, settings
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
 from ..streams import Split
+from .rows import Trained
+from .trial import device_called
 
 logger = logging.getLogger(__name__)
 FORMAT = "nacre-model-1"
@@ -49,10 +50,13 @@ def export(folder: str | Path, learner: Learner, body: Body, split: Split) -> bo
     model, method = bare(learner.model), _answering(learner)
     head = model.get_submodule("head")
     assert isinstance(head, GrowingLinear)
+    told = isinstance(head, MultiHead)
     tree = {
         "format": FORMAT,
         "body": body.spec,
-        "head": {"told": isinstance(head, MultiHead), "width": head.in_features, "seed": head.seed},
+        "row": _row(split),
+        "head": {"told": told, "width": head.in_features, "seed": head.seed},
+        "tasks": len(split) if told else None,
         "classes": list(split.class_names[: learner.classes]),
         "precision": learner.precision,
         "method": None if method is None else {"name": _name(method), **settings(method)},
@@ -72,23 +76,40 @@ class Predictor:
         method: What answers for it.
         classes: Name of each column of the scores.
         precision: Of forward passes.
+        trained: What rows looked like in training.
+        tasks: How many tasks can be told; None where the model was trained without.
     """
 
-    def __init__(self, model: nn.Module, method: Method, classes: list[str], precision: str = "fp32"):
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        classes: list[str],
+        precision: str,
+        trained: Trained,
+        tasks: int | None = None,
+    ):
         self.model, self.method, self.classes, self.precision = model, method, classes, precision
+        self.trained, self.tasks = trained, tasks
 
     def scores(self, x: Any, task: int | None = None) -> Tensor:
         """Scores of rows, (rows, classes), on the CPU.
 
         Args:
             x: Pictures (rows, channels, height, width) or (rows, height, width), uint8 in 0..255 or float in 0..1, or vectors
-                (rows, width); a tensor or an array.
-            task: The task they come from, where the model was trained with tasks told.
+                (rows, width), or a single one; a tensor or an array. Pictures of another size than in training are refused
+                where the backbone has no size of its own.
+            task: The task they come from, from 0, where the model was trained with tasks told.
 
         Raises:
-            BadData: the rows cannot be read by the backbone.
+            BadData: the rows are not like those of training.
+            BadSetting: there is no such task.
         """
-        rows = _rows(x)
+        if task is not None and self.tasks is None:
+            raise BadSetting("this model was trained without tasks told, all its classes compete: leave task out")
+        if task is not None and self.tasks is not None and not 0 <= task < self.tasks:
+            raise BadSetting(f"task is one of 0..{self.tasks - 1}, not {task!r}")
+        rows = self.trained.rows(x)
         device = device_of(self.model)
         cast = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
         with evaluating(self.model), torch.no_grad(), cast:
@@ -115,7 +136,9 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
 
     Raises:
         BadCheckpoint: there is no exported model, or it cannot be read.
+        BadSetting: this machine does not offer that device.
     """
+    where = device_called(str(device))
     place = Path(folder)
     if (place / "export").is_dir():
         place = place / "export"
@@ -123,6 +146,18 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
     saved = checkpoint.load(seeds[0] if seeds else place)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise BadCheckpoint(f"{place} holds no exported model: give a run's folder or the export folder in it")
+    try:
+        return _predictor(saved, place, where)
+    except NacreError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        wrong = f"{type(error).__name__}: {error}"
+        raise BadCheckpoint(
+            f"{place} does not describe a model ({wrong}): export it again by resuming its run"
+        ) from error
+
+
+def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Predictor:
     body, head = from_spec(saved["body"]), saved["head"]
     model = Classifier(body, (MultiHead if head["told"] else GrowingLinear)(head["width"], seed=head["seed"]))
     grow(model, len(saved["classes"]))
@@ -137,9 +172,10 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
     except RuntimeError as error:
         raise BadCheckpoint(f"the weights in {place} do not fit the model described there: {error}") from error
     model.to(device).requires_grad_(False)
-    if torch.device(device).type != "cpu" and saved["method"] is not None:
+    if device.type != "cpu" and saved["method"] is not None:
         method.load_state_dict(moved(saved["state"], device))
-    return Predictor(model.eval(), method, saved["classes"], saved["precision"])
+    trained = Trained(tuple(saved["row"]["shape"]), saved["row"]["raw"], body.pixels)
+    return Predictor(model.eval(), method, saved["classes"], saved["precision"], trained, saved["tasks"])
 
 
 def _answering(learner: Learner) -> Method | None:
@@ -156,17 +192,12 @@ def _name(method: Method) -> str:
     return kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _rows(x: Any) -> Tensor:
-    rows = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-    if rows.ndim == 3:
-        rows = rows[:, None]
-    if rows.ndim not in (2, 4):
-        raise BadData(
-            f"rows are pictures (rows, channels, height, width) or vectors (rows, width), not {tuple(rows.shape)}"
-        )
-    if rows.dtype != torch.uint8 and not rows.is_floating_point():
-        raise BadData(f"pixels are uint8 in 0..255 or float in 0..1, not {rows.dtype}: convert them")
-    return rows.float() if rows.dtype == torch.float64 else rows
+def _row(split: Split) -> dict[str, Any]:
+    """What a training row looks like."""
+    rows = split[0].task.train
+    x = None if rows is None else rows.take(torch.tensor([0])).x
+    shape = list(x.shape[1:]) if isinstance(x, Tensor) else []
+    return {"shape": shape, "raw": isinstance(x, Tensor) and x.dtype == torch.uint8}
 
 
 def _batches(rows: Tensor, task: int | None) -> Iterator[Batch]:

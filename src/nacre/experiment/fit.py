@@ -73,7 +73,7 @@ def fit(
     True
     >>> text = run.table()
     """
-    asked = [method] if isinstance(method, (str, Method)) else list(method)
+    asked = list(method) if isinstance(method, (list, tuple)) else [method]
     methods = [t for m in asked for t in _tables(m)]
     if settings and len(methods) != 1:
         raise BadSetting(
@@ -83,10 +83,11 @@ def fit(
         methods = [{**methods[0], **settings}]
     made = None if isinstance(backbone, (str, type(None))) else _body(backbone)
     data = None if isinstance(source, (str, Path)) else load(source)
+    seeds, tasks = _plain(seeds), _plain(tasks)
     tables = {
-        "run": {"name": "fit", "seeds": [seeds] if isinstance(seeds, int) else list(seeds), "device": device},
+        "run": {"name": "fit", "seeds": seeds if isinstance(seeds, list) else [seeds], "device": device},
         "data": {"source": GIVEN if data is not None else str(source)},
-        "stream": {"kind": kind, "tasks": list(tasks) if isinstance(tasks, Sequence) else tasks},
+        "stream": {"kind": kind, "tasks": tasks},
         "backbone": {"augment": augment if isinstance(augment, str) else list(augment)},
         "stage": [{"methods": methods, "epochs": epochs, "batch_size": batch_size, "schedule": "cosine"}],
     }
@@ -98,10 +99,25 @@ def fit(
     return Experiment(config, data, made).run(out, *listeners)
 
 
-def _tables(method: str | Method) -> list[dict[str, Any]]:
+def _plain(value: Any) -> Any:
+    """Numbers and lists of Python, also where an array was given."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(map(_plain, value)) if isinstance(value, (list, tuple, range)) else value
+
+
+def _tables(method: Any) -> list[dict[str, Any]]:
     """A method as the tables of a config."""
     if isinstance(method, str):
         return [] if method.lower() in PLAIN else [{"name": method}]
+    if isinstance(method, type) and issubclass(method, Method):
+        raise BadSetting(f"{method.__name__} is a class: give {method.__name__}(), perhaps with settings, or its name")
+    rules = [] if not isinstance(method, Method) else [p for p in leaves(method) if not isinstance(p, Method)]
+    if not isinstance(method, Method) or rules:
+        got = type(rules[0] if rules else method).__name__
+        raise BadSetting(
+            f'nacre.fit takes methods, by name or made, not {got}: "fine-tuning" is none; rules go into nacre.Stage(method=...)'
+        )
     return [{"name": _name(part), **settings_of(part)} for part in leaves(method) if type(part) is not Method]
 
 

@@ -6,8 +6,15 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from ..checkpoint import load, save
 from ..core.errors import BadCheckpoint, BadData, BadSetting
@@ -53,6 +60,8 @@ class Folder:
             return
         if not (self.path / CONFIG).is_file():
             raise BadData(f"{self.path} exists and is no run's folder (it has no {CONFIG}): choose another --out")
+        if self.status() == "failed" and not any(self.path.glob("checkpoints/*/*")):
+            return  # it learned nothing: the next one may begin here
         there = Config.load(self.path)
         if changed := differences(there.to_dict(), config.to_dict()):
             lines = "\n  ".join(changed)
@@ -69,6 +78,29 @@ class Folder:
         new = self.path / (CONFIG + ".new")
         new.write_text(config.to_toml(), encoding="utf-8")
         os.replace(new, self.path / CONFIG)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else works in the folder inside; the lock dies with this process.
+
+        Raises:
+            BadSetting: another process works in it.
+        """
+        if fcntl is None:
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise BadSetting(f"another process works in {self.path}: wait for it, or end it first") from error
+        except OSError:  # a file system without locks
+            logger.debug("%s cannot be locked", self.path)
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     def status(self) -> str:
         """How far the run is, by its record; empty where there is none."""

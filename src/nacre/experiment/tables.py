@@ -10,6 +10,8 @@ from ..catalogue import NONE
 from ..core.errors import BadSetting
 from ..core.state import check_settings, setting
 
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
 
 @dataclass
 class Table:
@@ -37,15 +39,15 @@ class RunTable(Table):
     deterministic: bool = setting(
         False, "ask torch for deterministic algorithms; on the CPU runs repeat exactly anyway"
     )
-    threads: int = setting(0, "CPU threads; 0 leaves them alone", low=0)
+    threads: int = setting(0, "CPU threads; 0 leaves them alone", low=0, high=1024)
     keep: int = setting(2, "checkpoints kept a seed", low=1)
     save_every: int = setting(0, "steps between checkpoints; 0 = only at the borders of stages and tasks", low=0)
     on_nonfinite: Literal["stop", "ignore"] = setting("stop", "what happens when a loss is NaN or infinite")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise BadSetting(f'device is "auto", "cpu", "cuda" or "cuda:1", not {self.device!r}')
+        if not DEVICE.fullmatch(self.device):
+            raise BadSetting(f'device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {self.device!r}')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise BadSetting(f"seeds is a list of different whole numbers from 0 on, not {self.seeds!r}")
         if not re.search(r"[A-Za-z0-9]", self.name):
@@ -59,6 +61,10 @@ class DataTable(Table):
     label: ClassVar[str] = "[data]"
 
     source: str = setting("digits", "a name (see `nacre list data`), a folder of MNIST-format files, or an .npz file")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_empty(self.source)
 
 
 @dataclass
@@ -83,9 +89,15 @@ class BackboneTable(Table):
 
     label: ClassVar[str] = "[backbone]"
 
-    source: str = setting("convnet", "a name (see `nacre list backbones`), a Hugging Face folder or hub id")
+    source: str = setting(
+        "convnet", "a name (see `nacre list backbones`), a Hugging Face folder or hub id, or timm:NAME"
+    )
     pretrained: bool = setting(True, "false draws the weights of a pre-trained model anew")
     augment: str | list[str] = setting(NONE, "how training pictures are changed, see `nacre list augments`")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_empty(self.source)
 
 
 @dataclass
@@ -99,7 +111,9 @@ class StageTable(Table):
     )
     when: str = setting("every", 'which tasks: "every", "first", "later", or numbers and spans such as "0,3-5"')
     optimizer: dict[str, Any] | None = setting(
-        None, 'name, lr, further settings, groups = [{match = "head", lr = ...}]; "none" trains nothing'
+        lambda: {"name": "adamw", "lr": 0.001},
+        'name, lr, further settings, groups = [{match = "head", lr = ...}]; "none" trains nothing, and is the default where '
+        "methods only read features out",
     )
     schedule: dict[str, Any] = setting(lambda: {"name": "constant"}, "how the learning rate goes: name and settings")
     clock: Literal["task", "stream"] = setting("task", "what the schedule counts: steps of the task, or of the stream")
@@ -107,8 +121,13 @@ class StageTable(Table):
     steps: int | None = setting(None, "optimizer steps, instead of epochs", low=1)
     batch_size: int = setting(64, "rows of the stream per optimizer step", low=1)
     accumulate: int = setting(1, "micro-batches that each step is cut into", low=1)
-    clip: float | None = setting(None, "the largest norm of the whole gradient", low=0.0)
+    clip: float | None = setting(None, "the largest norm of the whole gradient, above 0")
     frozen_norms: bool = setting(True, "whether norm layers whose weights all rest keep their statistics too")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip is not None and self.clip <= 0:
+            raise BadSetting(f'clip must be above 0, or "{NONE}", not {self.clip!r}')
 
 
 @dataclass
@@ -119,6 +138,11 @@ class WatchTable(Table):
 
     every: int = setting(0, "steps between scorings; 0 = none", low=0)
     rows: int = setting(100, "rows of each task", low=1)
+
+
+def _refuse_empty(source: str) -> None:
+    if not source.strip():
+        raise BadSetting(f"source is a name or a path, not {source!r}")
 
 
 TABLES: tuple[type[Table], ...] = (RunTable, DataTable, StreamTable, BackboneTable, StageTable, WatchTable)

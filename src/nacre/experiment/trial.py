@@ -9,18 +9,22 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from ..backbones import Body, Classifier, backbone
 from ..catalogue import find, inner_class, make, placed
-from ..core.errors import BadData
+from ..core.drive import MakeOptimizer
+from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
 from ..core.rule import Rule
-from ..core.stream import Joined, Stream
+from ..core.stream import Joined, Stream, Task
 from ..data import Source, augmentation, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import Split, stream
 from .config import Config
+from .tables import DEVICE
 
 GIVEN = "given in Python"
 """The name of a source or a backbone that no config can say."""
@@ -84,10 +88,10 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
     with placed("data"):
         source = load(config.data.source if data is None else data, seed=seed)
     with placed("stream"):
-        tasks = config.stream.tasks or len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
-        split = stream(
-            find("stream", config.stream.kind).name, source, tasks=tasks, order=config.stream.order, seed=seed
-        )
+        tasks = config.stream.tasks
+        if tasks is None:
+            tasks = len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
+        split = stream(config.stream.kind, source, tasks=tasks, order=config.stream.order, seed=seed)
     with placed("backbone"):
         body = _body(config, seed, source, body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
@@ -103,14 +107,21 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
     )
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    return Trial(seed, source, split, Joined(split) if joins else split, body, learner)
+    made = Trial(seed, source, split, Joined(split) if joins else split, body, learner)
+    for i, s in enumerate(stages):
+        if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
+            raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
+    return made
 
 
 def stage(config: Config, index: int, seed: int) -> Stage:
     """One stage of a config, with its parts."""
     table, place = config.stage[index], f"stage.{index}"
     methods = [method(t, seed, f"{place}.methods.{k}") for k, t in enumerate(table.methods)]
-    optimizer = None if table.optimizer is None else make("optimizer", table.optimizer, f"{place}.optimizer")
+    optimizer = None
+    if table.optimizer is not None:
+        at = f"{place}.optimizer"
+        optimizer = _Placed(at, make("optimizer", table.optimizer, at))
     schedule = make("schedule", table.schedule, f"{place}.schedule")
     with placed(place):
         return Stage(
@@ -139,14 +150,40 @@ def device_of(config: Config) -> torch.device:
     """The device that a config means.
 
     Raises:
-        BadData: it asks for a GPU that this machine does not offer.
+        BadSetting: this machine does not offer it.
     """
-    asked = config.run.device
-    if asked == "auto":
+    with placed("run.device"):
+        return device_called(config.run.device)
+
+
+def device_called(name: str) -> torch.device:
+    """A device by its name; "auto" is a GPU if there is one.
+
+    Raises:
+        BadSetting: there is no such device, or this machine does not offer it.
+    """
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise BadData(f'run.device is {asked!r}, but torch sees no GPU here: use "auto" or "cpu"')
-    return torch.device(asked)
+    if not DEVICE.fullmatch(name):
+        raise BadSetting(f'a device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {name!r}')
+    kind, _, number = name.partition(":")
+    there = torch.cuda.device_count() if kind == "cuda" else int(kind == "cpu" or torch.backends.mps.is_available())
+    if int(number or 0) >= there:
+        seen = f"only {there} of {kind}" if there else f"no {kind}"
+        raise BadSetting(f'torch sees {seen} here, so there is no {name!r}: use "auto" or "cpu"')
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An optimizer to be made, whose errors say where in the config it stands."""
+
+    place: str
+    make: MakeOptimizer
+
+    def __call__(self, params: dict[str, nn.Parameter]) -> Optimizer:
+        with placed(self.place):
+            return self.make(params)
 
 
 def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body:

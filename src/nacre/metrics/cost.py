@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 
 def peak_memory() -> int:
-    """The most memory used so far, in bytes: of the accelerator if one is in use, else of this process."""
+    """The most memory used so far, in bytes: of the accelerator if one is in use, else of this process.
+
+    0 where the system does not tell.
+    """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -74,14 +74,13 @@ class Sheet:
         return parts
 
     def rich(self) -> Any:
-        """A table of the package rich."""
+        """A table of the package rich, without the notes."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
-        caption = Text("\n".join(self.notes)) if self.notes else None
         title = Text(self.title) if self.title else None
-        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for i, name in enumerate(self.header):
             left = i < self.left
             table.add_column(Text(name), justify="left" if left else "right", overflow="fold", no_wrap=not left)
@@ -100,6 +99,8 @@ def show(*parts: Sheet | str, to: TextIO | None = None) -> None:
         for part in parts:
             for piece in part.fitting(console.width) if isinstance(part, Sheet) else [part]:
                 console.print(piece.rich() if isinstance(piece, Sheet) else piece, markup=False, highlight=False)
+            for note in part.notes if isinstance(part, Sheet) else ():
+                console.print(note, markup=False, highlight=False)
             console.print()
         return
     print("\n\n".join(part.text() if isinstance(part, Sheet) else part for part in parts), file=stream)

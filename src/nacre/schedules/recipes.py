@@ -11,22 +11,42 @@ from .phases import Phase, Phases
 
 
 def constant(warmup: int | float = 0) -> Phases:
-    """The peak rate throughout, after a linear warm-up of `warmup` steps or share."""
+    """The peak rate throughout, after a linear warm-up of `warmup` steps or share.
+
+    Args:
+        warmup: Steps, or the share of the stage, over which the rate rises to its peak.
+    """
     return _warm(warmup)
 
 
 def linear_decay(warmup: int | float = 0, floor: float = 0.0) -> Phases:
-    """Warm up, then go down in a straight line to `floor` times the peak."""
+    """Warm up, then go down in a straight line to `floor` times the peak.
+
+    Args:
+        warmup: Steps, or the share of the stage, over which the rate rises to its peak.
+        floor: The multiplier that it ends with.
+    """
     return _warm(warmup, Phase(_rest(warmup), 1.0, floor, "linear"))
 
 
 def cosine_decay(warmup: int | float = 0, floor: float = 0.0) -> Phases:
-    """Warm up, then go down along half a cosine to `floor` times the peak."""
+    """Warm up, then go down along half a cosine to `floor` times the peak.
+
+    Args:
+        warmup: Steps, or the share of the stage, over which the rate rises to its peak.
+        floor: The multiplier that it ends with.
+    """
     return _warm(warmup, Phase(_rest(warmup), 1.0, floor, "cosine"))
 
 
 def wsd(warmup: int | float = 0.05, decay: float = 0.2, floor: float = 0.0) -> Phases:
-    """Warm up, hold, and decay linearly over the last `decay` share: warm-up, stable, decay."""
+    """Warm up, hold, and decay linearly over the last `decay` share: warm-up, stable, decay.
+
+    Args:
+        warmup: Share of the stage over which the rate rises to its peak.
+        decay: Share of the stage over which it falls at the end.
+        floor: The multiplier that it ends with.
+    """
     if (warmup and not isinstance(warmup, float)) or warmup + decay > 1:
         raise BadSetting(f"wsd takes shares with warmup + decay <= 1, not {warmup!r} and {decay!r}")
     return _warm(warmup, Phase(float(1 - warmup - decay), 1.0, 1.0), Phase(float(decay), 1.0, floor))

@@ -105,7 +105,8 @@ class Split:
         first = sum(map(len, self.tasks[:index]))
         classes = tuple(range(first, first + len(self.tasks[index])))
         train, test = (
-            Picked(rows, self._places(rows, index), self.labels, task_id) for rows in (self.data.train, self.data.test)
+            Picked(rows, places[index], self.labels, task_id)
+            for rows, places in zip((self.data.train, self.data.test), self._places, strict=True)
         )
         return Experience(Task(index, train, classes, task_id), {f"task{index}": test})
 
@@ -178,11 +179,14 @@ class Split:
             )
         return made
 
-    def _places(self, rows: Labelled, index: int) -> Tensor:
-        """(chosen,) positions of the rows of a task's classes."""
-        mine = torch.zeros(len(self.data.classes), dtype=torch.bool)
-        mine[list(self.tasks[index])] = True
-        return mine[rows.y.cpu()].nonzero().flatten()
+    @cached_property
+    def _places(self) -> tuple[tuple[Tensor, ...], ...]:
+        """For training and test rows, and each task: the positions of its rows, (chosen,), ascending."""
+        task_of = torch.empty(len(self.data.classes), dtype=torch.long)
+        for index, classes in enumerate(self.tasks):
+            task_of[list(classes)] = index
+        parts = zip((self.data.train, self.data.test), self.counts, strict=True)
+        return tuple(task_of[rows.y.cpu()].argsort(stable=True).split(counts) for rows, counts in parts)
 
     def _count(self, what: str, rows: Labelled) -> list[int]:
         y, classes = rows.y.cpu(), len(self.data.classes)
@@ -210,7 +214,8 @@ def split(
     Args:
         data: What to cut, such as a `nacre.data.Source`.
         tasks: How many tasks, whose sizes then differ by one class at most; or the number of classes of each task.
-        order: In which order classes arrive: drawn by the `"seed"`, as `"given"`, or a list of their names or labels.
+        order: In which order classes arrive: drawn by the `"seed"`, as `"given"`, or a list of their names or labels; whole
+            numbers that are not all labels are names.
         seed: Draws the order.
         told: Whether rows carry their task id.
 
@@ -267,13 +272,14 @@ def _listed(order: Sequence[str | int], classes: tuple[str, ...]) -> list[int]:
     """The labels of classes that are listed by name or label."""
     number = {name: k for k, name in enumerate(classes)}
     labels = []
+    by_label = all(isinstance(e, str) or 0 <= int(e) < len(classes) for e in order)
     for entry in order:
-        if isinstance(entry, str):
-            if entry not in number:
-                raise UnknownName("class", entry, classes)
-            labels.append(number[entry])
-        else:
+        if not isinstance(entry, str) and by_label:
             labels.append(int(entry))
+        elif str(entry) in number:
+            labels.append(number[str(entry)])
+        else:
+            raise UnknownName("class", str(entry), classes)
     if sorted(labels) != list(range(len(classes))):
         missing = [classes[k] for k in range(len(classes)) if k not in labels]
         raise BadSetting(
