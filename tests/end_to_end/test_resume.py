@@ -103,6 +103,51 @@ def test_resumed_anywhere_it_ends_the_same(whole: Path, tmp_path: Path):
         assert torch.equal(load(folder).scores(x), scores), f"{folder.name}: predictions differ"
 
 
+ALONE = {
+    "fine-tuning": [{"methods": []}],
+    "joint": [{"methods": ["joint"]}],
+    "ewc": [{"methods": [{"name": "ewc", "rows": 6, "how": "pull"}]}],
+    "er": [{"methods": [{"name": "er", "rows": 4}]}],
+    "simplecil": [{"methods": ["simplecil"]}],
+    "ranpac": [{"methods": [{"name": "ranpac", "width": 40}]}],
+    "mist": [{"methods": [{"name": "mist", "width": 8, "batch": 16}], "when": "first"}, {"methods": ["simplecil"]}],
+}
+
+
+@pytest.fixture(scope="module")
+def alone(world: Path) -> Path:
+    """Each method's run, and the same gone on with from every border and four steps, all in one fresh process."""
+    folders = []
+    for name, stages in ALONE.items():
+        place = world / "alone" / name
+        stages = [{**stage, "batch_size": 8, "accumulate": 2} for stage in stages]
+        given = config(
+            *(f"data.source={world / 'rows.npz'}", f"backbone.source={world / 'vit'}", "backbone.augment=shift"),
+            *("stream.tasks=3", "run.save_every=1", "run.keep=10000"),
+            stage=stages,
+        )
+        Experiment(given).run(place / "whole")
+        saved = sorted((place / "whole" / "checkpoints" / "seed-0").iterdir())
+        steps = [p for p in saved if not p.name.endswith("step0")]
+        chosen = [p for p in saved if p.name.endswith("step0")] + random.Random(3).sample(steps, min(4, len(steps)))
+        folders += [copied(place / "whole", place / p.name, p) for p in chosen]
+    script = Path(__file__).with_name("go_on.py")
+    subprocess.run([sys.executable, str(script), *map(str, folders)], check=True, capture_output=True, timeout=300)
+    return world / "alone"
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_method_resumed_anywhere_in_a_fresh_process_ends_with_the_same_record(name: str, alone: Path):
+    whole, x = alone / name / "whole", torch.from_numpy(pictures()["x_test"])
+    again = [p for p in (alone / name).iterdir() if p.name != "whole"]
+    trained = name not in ("simplecil", "ranpac")
+    assert len(again) >= (2 if name == "joint" else 6) + 4 * trained
+    for folder in again:
+        assert same(Run.load(folder).repeatable(), Run.load(whole).repeatable()), f"{folder.name}: the record differs"
+        assert same(newest(folder), newest(whole)), f"{folder.name}: weights or state differ"
+        assert torch.equal(load(folder).scores(x), load(whole).scores(x)), f"{folder.name}: predictions differ"
+
+
 class Stop(Observer):
     """Interrupts a run after some steps in all."""
 
