@@ -44,7 +44,7 @@ class Kept:
 
 
 def integers(new: Tensor, old: Tensor, rests: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Flat views of the bits, for `_select`; None where `torch.where` is the better choice: off the CPU, or strided."""
+    """Flat views of the bits, for `select`; None where `torch.where` is the better choice: off the CPU, or strided."""
     ints = _INTS.get(new.element_size())
     plain = new.device.type == "cpu" and new.is_contiguous() and old.is_contiguous() and rests.is_contiguous()
     if ints is None or not plain or rests.shape != new.shape or new.is_complex():
@@ -53,7 +53,7 @@ def integers(new: Tensor, old: Tensor, rests: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def select(bits: Tensor, was: Tensor, rests: Tensor) -> None:
-    """Bits += (was - bits) * rests: the old bits where `rests`, since integers wrap around; `was` is used up.
+    """Take the old bits where `rests`: bits += (was - bits) * rests, as integers wrap around; `was` is used up.
 
     Twice as fast as `torch.where` and without memory of its own; large tensors go in pieces that stay in cache.
     """
