@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from compositions import COMPOSITIONS
-from worlds import Net, stream
+from worlds import Answer, Net, stream
 
 from nacre.core.method import leaves
 from nacre.core.rows import TensorRows
 from nacre.core.stream import Experience
-from nacre.learner import Learner
+from nacre.learner import Learner, Stage
 from nacre.methods import EWC, MIST, RanPAC
 from nacre.metrics import score
 
@@ -55,6 +55,22 @@ def test_autocast_keeps_the_weights_in_fp32_and_changes_the_result_a_little(name
         ends[precision] = [score(learner.predict, t) for e in met for t in e.tests.values()]
         assert all(t.dtype == torch.float32 and t.isfinite().all() for t in learner.model.parameters())
     assert max(abs(a - b) for a, b in zip(*ends.values(), strict=True)) < 0.35
+
+
+def test_autocast_does_not_round_the_sums_of_a_closed_form():
+    class Plain(torch.nn.Module):
+        """Features that no product rounds."""
+
+        def forward(self, x):
+            return Answer(x, x)
+
+    ends = []
+    for precision in ("fp32", "bf16"):
+        method = RanPAC(width=24, ridge=1.0, precision="float32")
+        learner = Learner(Plain(), (Stage(method),), precision=precision)
+        met = list(learner.learn(stream()))
+        ends.append((method.gram, method.cross, learner.predict(met[0].tests["task0"].take(torch.arange(20)))))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_deterministic_algorithms_are_asked_for_only_while_training():

@@ -80,8 +80,9 @@ class RanPAC(Method):
             if self.gram is None or self.cross is None:
                 self.gram, self.cross = h.new_zeros(self.width, self.width), h.new_zeros(self.width, 0)
             self.cross = F.pad(self.cross, (0, classes - self.cross.shape[1]))
-            self.gram += h.T @ h
-            self.cross += h.T @ F.one_hot(y[low : low + BLOCK], classes).to(h)
+            with exact(h.device):
+                self.gram += h.T @ h
+                self.cross += h.T @ F.one_hot(y[low : low + BLOCK], classes).to(h)
         self.readout = None
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -90,9 +91,9 @@ class RanPAC(Method):
             return out.logits
         z = out.need_features("RanPAC")
         h = self._project(F.normalize(z, dim=1) if self.normalize else z)
-        if self.readout is None:
-            self.readout = self._solve()
         with exact(h.device):
+            if self.readout is None:
+                self.readout = self._solve()
             return self.statistics.closed(h @ self.readout, batch.task)
 
     def stale(self, model: nn.Module) -> list[int]:
