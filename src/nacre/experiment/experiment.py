@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..backbones import Body
 from ..catalogue import find
+from ..core import ranks
 from ..core.errors import BadCheckpoint, BadData
 from ..core.optim import OPTIMIZERS
 from ..core.run import Result, Run
@@ -69,12 +70,13 @@ class Experiment:
         folder = None if out is None else Folder(out)
         if folder is not None:
             folder.refuse_other(self.config)
-        with _alone(self.config):
+        with ranks.joined(), _alone(self.config):
             first = trial(
                 self.config, self.config.run.seeds[0], self.data, self.body
             )  # may refuse: before anything is written
-            if folder is None:
-                return self._run(None, listeners, first)
+            ranks.wait()
+            if folder is None or not ranks.first():
+                return self._run(folder, listeners, first)
             folder.begin(self.config)
             with folder.alone():
                 return self._run(folder, listeners, first)
@@ -90,7 +92,7 @@ class Experiment:
         folder = Folder(out)
         if folder.status() == "finished":
             raise Finished(f"{out} holds a finished run: see {Path(out) / 'run.json'}")
-        with _alone(self.config), folder.alone():
+        with ranks.joined(), _alone(self.config), folder.alone() if ranks.first() else nullcontext():
             return self._run(folder, listeners, None)
 
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
@@ -100,7 +102,7 @@ class Experiment:
         )
         run.stages, run.papers, run.fidelity = _described(config)
         run.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        if folder is not None:
+        if folder is not None and ranks.first():
             run.save(folder.path)
         try:
             for seed in config.run.seeds:
@@ -115,7 +117,7 @@ class Experiment:
             run.status, run.error = "failed", f"{type(error).__name__}: {error}"
             raise
         finally:
-            if folder is not None:
+            if folder is not None and ranks.first():
                 run.save(folder.path)
         return run
 
@@ -133,6 +135,7 @@ class _Seed(Listener):
         """Learn the whole stream, from the newest checkpoint where there is one."""
         forget_peak()
         saved = self.folder.newest(seed) if self.folder is not None else None
+        ranks.wait()  # all have read before one writes
         self.seed, config = seed, self.experiment.config
         self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
         self.recorder = recorder = Recorder(config, self.trial)
@@ -151,7 +154,7 @@ class _Seed(Listener):
             recorder.complete = True
             self.save()
         result = self._publish()
-        if self.folder is not None:
+        if self.folder is not None and ranks.first():
             place = self.folder.export(seed, config.run.seeds)
             export(place, learner, self.trial.body, self.trial.split)
         for hears in self._observers():
@@ -167,7 +170,7 @@ class _Seed(Listener):
 
     def save(self) -> None:
         """Write a checkpoint: the learner and all that has been written down about it."""
-        if self.folder is None:
+        if self.folder is None or not ranks.first():
             return
         learner, recorder = self.trial.learner, self.recorder
         recorder.lap("training")
@@ -184,7 +187,7 @@ class _Seed(Listener):
 
     def _publish(self) -> Result:
         result = self.run.results[self.seed] = self.recorder.result()
-        if self.folder is not None:
+        if self.folder is not None and ranks.first():
             self.run.save(self.folder.path)
         return result
 
