@@ -238,7 +238,8 @@ class Drive:
         world, rank = ranks.world(), ranks.rank()
         number, place = self.pieces if rank == 0 else f"{rank}.{self.pieces}", batch.cut
         if place is None:  # rows that somebody else cut: each rank's count alike
-            batch, place = replace(batch, share=1 / world, before=rank / world), Cut(number, 1.0, (1,) * world)
+            place = Cut(number, 1.0, (1,) * world)
+            batch = batch if world == 1 else replace(batch, share=1 / world, before=rank / world)
         if share != 1.0:
             before = batch.before + self.shared * batch.share
             batch = replace(batch, share=share * batch.share, before=before)
