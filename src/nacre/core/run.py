@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .durable import write_text
 from .errors import BadData
 
 FORMAT = "nacre-run-1"
@@ -159,11 +159,12 @@ class Run:
             raise BadData(f"{path} cannot be read: {error}") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write `run.json`, whole or not at all."""
-        path = Path(folder) / FILE
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        """Write `run.json`, whole or not at all.
+
+        Raises:
+            NotSaved: the disk is full, or cannot be written to.
+        """
+        write_text(Path(folder) / FILE, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
     def table(self) -> Text:
         """The run in a few lines of plain text: the first seed's scores and the summary over all seeds."""

@@ -7,7 +7,6 @@ the rows' folders holds `comparison.json`: their names in order, and the results
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting, NacreError
 from ..core.run import Run
 from .config import Config, differences
@@ -81,10 +81,7 @@ class Comparison:
     def save(self, out: str | Path, runs: list[Run]) -> None:
         """Write `comparison.json`: which rows there are, and their records once they are finished."""
         tree = {"format": FORMAT, "rows": self.names, "text": self.text, "bounds": self.bounds}
-        path = Path(out) / MARK
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({**tree, "runs": [r.to_json() for r in runs]}, indent=1) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        write_text(Path(out) / MARK, json.dumps({**tree, "runs": [r.to_json() for r in runs]}, indent=1) + "\n")
 
     def _refuse_other(self, out: Path, rows: list[_Row]) -> None:
         if (out / CONFIG).is_file():
