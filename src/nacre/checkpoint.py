@@ -188,11 +188,12 @@ def _refuse_altered(folder: Path) -> None:
     if not isinstance(files, dict) or sorted(files) != sorted(FILES):
         raise BadCheckpoint(f"{path} names {str(files)[:80]}, but a checkpoint is made of {' and '.join(FILES)} alone")
     for path in (folder / name for name in FILES):
-        written, size = files[path.name], path.stat().st_size
-        if not isinstance(written, dict) or size != written.get("bytes"):
-            raise _altered(path, f"it has {size} bytes, written were {str(written)[:80]}")
-        if _digest(path) != written:
-            raise _altered(path, "its SHA-256 is not that of what was written")
+        entry, size = files[path.name], path.stat().st_size
+        written = entry.get("bytes") if isinstance(entry, dict) else None
+        if size != written:
+            raise _altered(path, f"{written!r} bytes were written")
+        if _digest(path) != entry:
+            raise _altered(path, "its SHA-256 is another than was written down")
 
 
 def _manifest(files: Any) -> bytes:
