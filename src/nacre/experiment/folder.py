@@ -157,17 +157,19 @@ class Folder:
         Raises:
             BadCheckpoint: there are some, and none can be read.
         """
-        held = self._checkpoints(seed)
-        for place in reversed(held):
+        wrong: list[str] = []
+        for place in reversed(self._checkpoints(seed)):
+            if wrong:
+                logger.warning("%s; going back to the one before", wrong[-1])
             try:
                 return load(place)
             except BadCheckpoint as error:
-                logger.warning("%s; going back to the one before", error)
+                wrong.append(str(error))
                 self.unreadable.add(place)
-        if held:
+        if wrong:
             raise BadCheckpoint(
-                f"none of the {len(held)} checkpoints in {self._of(seed)} can be read: bring one back from a copy, or delete "
-                "that folder, and the seed begins anew"
+                f"none of the {len(wrong)} checkpoints in {self._of(seed)} can be read: bring one back from a copy, or delete "
+                f"that folder, and the seed begins anew. The newest: {wrong[0]}"
             )
         return None
 
