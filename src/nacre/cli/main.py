@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
-FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130  # and 143 after SIGTERM
 CODES = """\b
 Exit codes:
     0  done
     1  failed on the way: data, files, a loss that is no number
     2  wrong usage or config: an unknown name, a bad setting, a missing package
     3  nothing to do: the run is finished already
-  130  interrupted; `nacre resume` goes on"""
+  130  interrupted (SIGINT), and 143 ended (SIGTERM), after the present step was saved: `nacre resume` goes on;
+       a second signal ends it at once"""
 
 
 class Commands(click.Group):
@@ -32,9 +33,9 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click ends a broken pipe without a word
         except KeyboardInterrupt as stop:
-            folder = stop.args[0] if stop.args else "DIR"
-            click.secho(f"interrupted; `nacre resume {folder}` goes on from the last checkpoint", fg="yellow", err=True)
-            sys.exit(INTERRUPTED)
+            said, code = stop.args if len(stop.args) == 2 else ("interrupted", INTERRUPTED)
+            click.secho(said, fg="yellow", err=True)
+            sys.exit(code)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
