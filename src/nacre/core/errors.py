@@ -51,3 +51,11 @@ class MissingExtra(NacreError, ImportError):
 
 class NonFinite(NacreError, ArithmeticError):
     """A loss or a weight became NaN or infinite."""
+
+
+class LostRank(NacreError, RuntimeError):
+    """A rank waits for others that have failed, ended, or are doing something else."""
+
+
+class RanksDiffer(NacreError, RuntimeError):
+    """Replicas that should be equal hold different bits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,17 +68,17 @@ class Guard:
         if self.undo is not None:
             self.undo.keep()
 
-    def before_step(self, loss: Tensor, batch: Batch) -> Found | None:
+    def before_step(self, loss: Tensor, rows: Sequence[Batch]) -> Found | None:
         """After the backward pass and before the optimizer steps."""
         step = self.site.step + 1
         if self.mode == "stop":
             self.bad = torch.where((self.bad == 0) & ~loss.isfinite(), step, self.bad)
-            return self._in_loss(loss, batch) if step % self.every == 0 else None
+            return self._in_loss(loss, rows) if step % self.every == 0 else None
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
         if bool(loss.isfinite() & finite(grads.values())):
             return None
         if not bool(loss.isfinite()):
-            return Found(self._cause(batch), step)
+            return Found(self._cause(rows), step)
         return Found(f"the gradient of {first_of(grads)}", step)
 
     def after_step(self) -> Found | None:
@@ -127,24 +127,23 @@ class Guard:
             return f", after the {SKIPS} steps before it were skipped"
         return ""
 
-    def _in_loss(self, loss: Tensor | None = None, batch: Batch | None = None) -> Found | None:
+    def _in_loss(self, loss: Tensor | None = None, rows: Sequence[Batch] = ()) -> Found | None:
         step = int(self.bad)
         if not step:
             return None
         now = loss is not None and step == self.site.step + 1
-        return Found(self._cause(batch) if now else "the loss", step)
+        return Found(self._cause(rows) if now else "the loss", step)
 
     def _in_weights(self) -> Found | None:
         weights = self.site.params
         return None if bool(finite(weights.values())) else Found(f"the weight {first_of(weights)}", self.site.step)
 
-    def _cause(self, batch: Batch | None) -> str:
+    def _cause(self, rows: Sequence[Batch]) -> str:
         """What made a loss non-finite: a weight that is, the rows, or the loss itself."""
         if weight := first_of(self.site.params):
             return f"the weight {weight}"
-        given = {} if batch is None else batch.x if isinstance(batch.x, Mapping) else {"x": batch.x}
-        rows = first_of({n: x for n, x in given.items() if x.is_floating_point()})
-        return "the batch of rows" if rows else "the loss"
+        given = [x for batch in rows for x in (batch.x.values() if isinstance(batch.x, Mapping) else [batch.x])]
+        return "the loss" if bool(finite(x for x in given if x.is_floating_point())) else "the batch of rows"
 
 
 class Undo:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from .kept import Kept
 from .model import bare
+from .shards import local, norm
 from .state import Stateful, Tensors
 
 COPIES = {"z", "ax", "master", "master_param", "slow_buffer", "slow_params", "lookahead_slow_buff"}
@@ -255,10 +256,10 @@ class _Shaper:
             if n in asked:
                 kept.rest(asked[n])
         held = [self.kept[n] for n in names]
-        self.old = {n: kept.old for n, kept in zip(names, held, strict=True)}
+        self.old = {n: kept.seen for n, kept in zip(names, held, strict=True)}
         if held:
             torch._foreach_copy_([kept.old for kept in held], [kept.live for kept in held])
-        self.copies = {(n, key): own[key].clone() for n, own, key in self._copies()}
+        self.copies = {(n, key): local(own[key]).clone() for n, own, key in self._copies()}
 
     def _copies(self) -> Iterator[tuple[str, dict[str, Tensor], str]]:
         """Each copy of a resting weight in the optimizer's state: (name, the weight's state, key)."""
@@ -271,9 +272,9 @@ class _Shaper:
 
     def _put_copies_back(self) -> None:
         for n, own, key in self._copies():
-            kept = self.kept[n]
+            kept, copy = self.kept[n], local(own[key])
             before = self.copies.get((n, key), kept.old)  # before its first step a copy was the weight itself
-            torch.where(kept.mask, before.to(own[key].dtype), own[key], out=own[key])
+            torch.where(kept.mask, before.to(copy.dtype), copy, out=copy)
 
 
 def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> None:
@@ -286,11 +287,11 @@ def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> No
         return
     near: dict[str, list[bool]] = {}
     for n, weight in old.items():
-        size = weight.float().norm()
+        size = norm(weight.float())
         for key, value in optimizer.state.get(site.params[n], {}).items():
             alike = isinstance(value, Tensor) and value.shape == weight.shape and weight.numel() > 1
             if alike and key not in COPIES and size > 0:
-                near.setdefault(key, []).append(bool((value.float() - weight.float()).norm() < 0.5 * size))
+                near.setdefault(key, []).append(bool(norm(value.float() - weight.float()) < 0.5 * size))
     for key in (k for k, found in near.items() if all(found)):
         raise RuntimeError(
             f"{type(optimizer).__name__} keeps a copy of the weights in state[{key!r}]; rest would be undone through it. If "

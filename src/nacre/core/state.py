@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadCheckpoint, BadSetting, UnknownName
+from .shards import part_of
 
 Tensors = dict[str, Tensor]
 """Tensors by parameter name."""
@@ -153,19 +154,19 @@ def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
 
     Args:
         kept: A tensor of shape (rows, ...) or (), taken when the parameter was perhaps shorter.
-        like: The parameter now, of shape (rows or more, ...).
+        like: The parameter now, of shape (rows or more, ...). Where it is held in parts, so is the answer.
         fill: The value that means "no memory": importance 0, uses 0, resting False.
 
     >>> grown(torch.ones(2, 3), torch.empty(4, 3)).sum(1)
     tensor([3., 3., 0., 0.])
     """
     if kept.ndim == 0 or kept.shape == like.shape:
-        return kept
+        return part_of(kept, like)
     if kept.shape[1:] != like.shape[1:] or len(kept) > len(like):
         raise ValueError(
             f"a kept tensor of shape {tuple(kept.shape)} does not grow into {tuple(like.shape)}: only rows are added"
         )
-    return torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)])
+    return part_of(torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)]), like)
 
 
 def moved(tree: Any, device: torch.device | str) -> Any:
