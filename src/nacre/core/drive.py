@@ -279,6 +279,7 @@ class Drive:
         It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
         """
         self.pending, self.pieces, self.shared = [], 0, 0.0
+        self.lost = torch.zeros((), device=self.device)
         self.site.step = step
 
     @contextmanager
