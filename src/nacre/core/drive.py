@@ -106,7 +106,9 @@ class Drive:
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
         self.pieces = 0  # how many of them, heard or not
         self.shared = 0.0  # which part of this rank's rows of the step they held
-        self.lost = torch.zeros((), device=self.device)  # the loss of the step so far; of all ranks after its last backward
+        self.lost = torch.zeros(
+            (), device=self.device
+        )  # the loss of the step so far; of all ranks after its last backward
         self.reducer: Reducer | None = None
         self.modes: list[tuple[nn.Module, bool]] = []
         self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
