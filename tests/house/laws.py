@@ -211,6 +211,8 @@ def draws(package: Path) -> list[str]:
     """Nobody draws from a global generator, or seeds one."""
     found: list[str] = []
     for file, tree in sources(package).items():
+        if file.as_posix() in plan.DRAWS_ON_PURPOSE:
+            continue
         forks = room_of(package, module_name(package, file)) in plan.DRAWS_IN_FORK
         origin = dict(bindings(tree))
         for call in unguarded(tree, plan.DRAWS_AT.get(file.as_posix()), forks):
@@ -299,7 +301,8 @@ def faces(package: Path) -> list[str]:
         for name in sorted(n for n in offered - set(listed) if not is_private(n)):
             found.append(f"{file}:1: the face imports {name}, and __all__ does not list it")
         for name, (home, node) in sorted(defined.items()):
-            if is_private(name) or name in listed or home.name == "__init__.py":
+            inside = name in parts and room in plan.PARTS_INSIDE
+            if is_private(name) or name in listed or home.name == "__init__.py" or inside:
                 continue
             if name in parts:
                 found.append(f"{home}:{node.lineno}: the part {name} is not in the face of {room}")

@@ -155,6 +155,32 @@ def show(name: str) -> None:
     show_part(name)
 
 
+CHECKS = """\b
+  nacre check my_module:MyMethod                every check that applies, on every instance of its examples()
+  nacre check my_module.py                      every method, rule and memory that the file defines
+  nacre check EWC --only resumes_exactly,grows  one of ours, by its name"""
+
+
+@cli.command(epilog=CHECKS)
+@click.argument("names", metavar="PART...", nargs=-1, required=True)
+@click.option("--only", metavar="CHECK,CHECK", help="Some checks, by name.")
+@click.option("--seed", default=0, show_default=True, help="Seeds the worlds and the choice of steps.")
+@click.option("--fast", is_flag=True, help="Leave out what compiles a model or starts several processes.")
+def check(names: tuple[str, ...], only: str | None, seed: int, fast: bool) -> None:
+    """Prove that PART keeps the contract: it resumes exactly, grows, composes, does not peek, and so on.
+
+    PART is `module:Class`, a file, or a method of ours. What it names is imported. Exit code 1 says that a check fails.
+    """
+    import logging
+
+    from .checking import check_parts
+
+    logging.getLogger("nacre").setLevel(logging.ERROR)  # checks do on purpose what is warned of
+    chosen = [name.strip() for name in only.split(",")] if only else []
+    if not check_parts(names, chosen, seed, fast):
+        sys.exit(FAILED)
+
+
 def main() -> None:
     """The entry point of the command `nacre`."""
     cli()
