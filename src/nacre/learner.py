@@ -129,7 +129,8 @@ class Learner(Stateful):
             step not take effect: weights, buffers and the optimizer's state are as before, and no hook hears of it.
             `"rollback"` returns to the last mark and leaves out the batches up to and including the bad one, three times in
             a run at most. Both wait for an accelerator twice a step, and "skip" copies what a step changes.
-        mark_every: Steps between marks, the places that "rollback" returns to; the beginning of a stage is one too.
+        mark_every: Steps of the whole run between marks, the places that "rollback" returns to; the beginning of each stage
+            is one too.
         nonfinite: What came up and what was done, an entry an event: `task`, `stage`, `step` counted from 1, the first
             `tensor`, what was `done`, and the number of steps after which the training was that it went `back_to`.
 
@@ -394,7 +395,7 @@ class Learner(Stateful):
                 self.step += 1
                 self.clocks[self.stage] += 1
                 if found is None:
-                    if self.step % self.mark_every == 0:
+                    if sum(self.clocks) % self.mark_every == 0:
                         self._set_mark()
                     for hears in listeners:
                         hears.stepped(self, loss)

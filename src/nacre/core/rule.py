@@ -37,7 +37,7 @@ class Site:
         optimizer: The optimizer that steps.
         params: What the optimizer holds, by name; trainable parts of methods read `parts.<Method>.<name>`.
         rule: The whole composition.
-        step: How many steps of this stage took effect.
+        step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
     """
 
