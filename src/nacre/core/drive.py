@@ -36,6 +36,8 @@ from .stream import Task
 
 MakeOptimizer = Callable[[dict[str, nn.Parameter]], Optimizer]
 """Makes an optimizer from parameters by name."""
+WHOLE = 1 - 1e-6
+"""From here on a sum of parts is the whole."""
 Precision = Literal["fp32", "bf16"]
 
 
@@ -215,6 +217,8 @@ class Drive:
         for module, training in self.modes:  # loops of others call model.train() before every step
             if module.training is not training:
                 module.training = training
+        if self.shared > WHOLE:  # a closure's next pass, or pieces that do not say their share
+            self.shared, self.lost = 0.0, torch.zeros_like(self.lost)
         batch, place = self._placed(batch, share)
         if len(batch) or ranks.world() == 1:
             loss = self._loss(batch, place.number)
@@ -226,7 +230,7 @@ class Drive:
         self.shared += place.part
         self.lost = self.lost + loss.detach().float()
         if self.reducer is not None:
-            self.reducer.watch(loss, self.lost, place.pieces, last=self.shared > 1 - 1e-6)
+            self.reducer.watch(loss, self.lost, place.pieces, last=self.shared > WHOLE)
         return loss
 
     def _placed(self, batch: Batch, share: float) -> tuple[Batch, Cut]:
@@ -262,7 +266,8 @@ class Drive:
                 out = replace(out, competing=self.method.shape_logits(out.logits, batch))
             loss = self.method.objective(self.model, batch, out)
             if "loss" in self.heard:
-                loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
+                with shards.explained(self.method):
+                    loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
         if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
         return loss
@@ -272,7 +277,7 @@ class Drive:
         pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
         self.lost = torch.zeros((), device=self.device)
         if self.site.took_effect and "after_step" in self.heard:
-            for batch, out in exchanged(pending):
+            for batch, out in exchanged(pending, self.device):
                 self.method.after_step(batch, out, self.site)
 
     def left_out(self, step: int) -> None:

@@ -63,11 +63,11 @@ def cut(rows: Rows, step: Tensor, accumulate: int, device: torch.device | str, t
     return found
 
 
-def exchanged(seen: list[Seen]) -> list[Seen]:
+def exchanged(seen: list[Seen], device: torch.device) -> list[Seen]:
     """The pieces of all ranks with their answers, in one order, the same on every rank."""
     if ranks.world() == 1:
         return seen
-    met = ranks.gathered([[_plain(batch), _plain(out)] for batch, out in seen])
+    met = ranks.gathered([[_plain(batch), _plain(out)] for batch, out in seen], device)
     return [(Batch(**batch), Outputs(**out)) for of_rank in met for batch, out in of_rank]
 
 

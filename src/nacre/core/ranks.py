@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import blake2b
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -58,8 +59,8 @@ def apart() -> Iterator[None]:
 def joined(minutes: float = 30.0) -> Iterator[None]:
     """Inside, the processes that a launcher started (`torchrun` and others) work together.
 
-    Does nothing where the launcher's variables RANK and WORLD_SIZE are not set, or a group is there already. With a GPU for
-    each process of the machine the group speaks NCCL, else Gloo.
+    Does nothing where the launcher's variables RANK and WORLD_SIZE are not set, or a group is there already. The group
+    speaks Gloo, and NCCL among GPUs where there is one for each process of the machine.
 
     Args:
         minutes: How long a rank waits for the others before it gives up.
@@ -73,7 +74,7 @@ def joined(minutes: float = 30.0) -> Iterator[None]:
     each = 0 < int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) <= gpus
     if each:
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if each else "gloo", timeout=timedelta(minutes=minutes))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if each else "gloo", timeout=timedelta(minutes=minutes))
     try:
         yield
     finally:
@@ -115,15 +116,16 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def gathered(tree: Any) -> list[Any]:
+def gathered(tree: Any, device: torch.device | str = "cpu") -> list[Any]:
     """Every rank's tree, in the order of the ranks; they may differ in structure, shapes and types.
 
     Args:
         tree: Tensors, numbers, strings, None, and lists or str-keyed dicts of these.
+        device: Where it had best travel, the same kind on all ranks.
     """
     if world() == 1:
         return [tree]
-    device = _device()
+    device = _road(device)
     tensors: list[Tensor] = []
     skeleton = torch.frombuffer(bytearray(json.dumps(_skeleton(tree, tensors)).encode()), dtype=torch.uint8)
     payload = torch.cat([_aligned(skeleton).to(device), *(_aligned(_bytes(t)).to(device) for t in tensors)])
@@ -135,6 +137,12 @@ def gathered(tree: Any) -> list[Any]:
         head = json.loads(bytes(held[:text].tolist()))
         trees.append(_filled(head, _Cursor(held, text + -text % _ALIGN)))
     return trees
+
+
+def in_turn(pieces: list[Any], device: torch.device | str = "cpu") -> list[Any]:
+    """What the ranks made of their `share_of` something, in the order of the whole."""
+    turns = zip_longest(*gathered([[piece] for piece in pieces], device))
+    return [piece[0] for turn in turns for piece in turn if piece is not None]
 
 
 def told(value: Any) -> Any:
@@ -153,16 +161,14 @@ def differing(tree: Any) -> list[str]:
         return []
     leaves = dict(_leaves(tree, ""))
     sums = [_digest(value) for value in leaves.values()]
-    held = gathered(
-        {"paths": "\n".join(leaves), "sums": torch.stack([s.to(_device()) for s in sums]) if sums else None}
-    )
+    held = gathered({"paths": "\n".join(leaves), "sums": torch.stack([s.cpu() for s in sums]) if sums else None})
     mine = held[rank()]
     if any(other["paths"] != mine["paths"] for other in held):
         known = [set(other["paths"].split("\n")) for other in held]
         return sorted(set.union(*known) - set.intersection(*known)) or ["the order of what is kept"]
     if not sums:
         return []
-    together = torch.stack([other["sums"].cpu() for other in held])
+    together = torch.stack([other["sums"] for other in held])
     return [path for path, same in zip(leaves, (together == together[0]).all(0).tolist(), strict=True) if not same]
 
 
@@ -174,9 +180,12 @@ def _from_all(t: Tensor) -> list[Tensor]:
     return found
 
 
-def _device() -> torch.device:
-    """Where what travels must lie."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+def _road(asked: torch.device | str) -> torch.device:
+    """Where what travels lies: as asked, as far as the group speaks it."""
+    spoken = dist.get_backend_config()  # such as "cpu:gloo,cuda:nccl"
+    if "nccl" in spoken and (torch.device(asked).type == "cuda" or "gloo" not in spoken):
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 @contextmanager

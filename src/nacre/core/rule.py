@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from .kept import Kept
 from .model import bare
-from .shards import local, norm
+from .shards import explained, local, norm
 from .state import Stateful, Tensors
 
 COPIES = {"z", "ax", "master", "master_param", "slow_buffer", "slow_params", "lookahead_slow_buff"}
@@ -224,9 +224,10 @@ class _Shaper:
             return
         if self.weights_shaped:
             new = {n: p.data for n, p in self.site.params.items()}
-            for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
-                if weight is not new[n]:
-                    new[n].copy_(weight)
+            with explained(self.rule):
+                for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
+                    if weight is not new[n]:
+                        new[n].copy_(weight)
         if self.old and not self.checked:
             _refuse_unknown_copies(optimizer, self.site, self.old)
             self.checked = True
@@ -237,9 +238,10 @@ class _Shaper:
 
     def _shape_grads(self) -> None:
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
-        for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
-            if grad is not grads[n]:
-                self.site.params[n].grad = grad
+        with explained(self.rule):
+            for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
+                if grad is not grads[n]:
+                    self.site.params[n].grad = grad
 
     def _keep_old(self) -> None:
         """Copy what will be put back or asked for; only tensors that a rule touches at this step."""

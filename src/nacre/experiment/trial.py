@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..backbones import Body, Classifier, backbone
 from ..catalogue import find, inner_class, make, placed
+from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
@@ -165,7 +166,7 @@ def device_called(name: str) -> torch.device:
         BadSetting: there is no such device, or this machine does not offer it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not DEVICE.fullmatch(name):
         raise BadSetting(f'a device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {name!r}')
     kind, _, number = name.partition(":")
@@ -173,7 +174,11 @@ def device_called(name: str) -> torch.device:
     if int(number or 0) >= there:
         seen = f"only {there} of {kind}" if there else f"no {kind}"
         raise BadSetting(f'torch sees {seen} here, so there is no {name!r}: use "auto" or "cpu"')
-    return torch.device(name)
+    if number and ranks.world() > 1:
+        raise BadSetting(
+            f'{ranks.world()} processes cannot share {name!r}: set device = "cuda", one GPU for each, or "cpu"'
+        )
+    return ranks.own_device(kind) if not number else torch.device(name)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
-
 import torch
 from torch import Tensor, nn
 
@@ -32,5 +30,5 @@ def features_of(
                 pieces.append([found if found.dtype == torch.float64 else found.float(), batch.y])
     if not len(order):
         return torch.empty(0, 0), torch.empty(0, dtype=torch.long)
-    pieces = [piece for turn in zip_longest(*ranks.gathered(pieces)) for piece in turn if piece is not None]
+    pieces = ranks.in_turn(pieces, device)
     return torch.cat([z for z, _ in pieces]), torch.cat([y for _, y in pieces])
