@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/run.md from the classes themselves: `python scripts/write_tables.py`."""
+"""Write the tables of README.md and docs/ from the classes themselves: `python scripts/write_tables.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from nacre.catalogue import entries
+from nacre.checks import EVERY
 from nacre.experiment.tables import TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -34,9 +35,17 @@ def settings() -> str:
     return "\n".join(rows) + "\n"
 
 
+def checks() -> str:
+    """One row a check: what must hold, and what the machine must have."""
+    rows = ["| check | what must hold | needs |", "|---|---|---|"]
+    rows += [f"| `{check.name}` | {check.about} | {check.needs} |" for check in EVERY]
+    return "\n".join(rows) + "\n"
+
+
 PLACES: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("methods", methods),
     "docs/run.md": ("settings", settings),
+    "docs/own_method.md": ("checks", checks),
 }
 
 

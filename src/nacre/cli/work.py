@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,19 @@ from pathlib import Path
 import click
 
 from ..core import ranks
+from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting
 from ..core.run import Run
-from ..experiment import Comparison, Config, Experiment, compared_in, default_comparison, device_of, slug
+from ..experiment import (
+    Comparison,
+    Config,
+    Experiment,
+    Stopping,
+    compared_in,
+    default_comparison,
+    device_of,
+    slug,
+)
 from ..report import Sheet, comparison, matrix, references, show
 from .progress import progress, rows_progress
 
@@ -26,8 +37,8 @@ def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
     config = Config.load(path, changes)
     with ranks.joined():
         out = Path(ranks.told(str(out if out is not None else _fresh(config.run.name))))
-        with _in(out), progress(config.run.name) as hears:
-            record = Experiment(config).run(out, hears)
+        with _in(out) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).run(out, hears, stopping)
         _tell([record], out)
 
 
@@ -50,8 +61,8 @@ def resume_any(folder: Path) -> None:
         raise BadData(f"{folder} is no run's folder{_held(folder)}")
     config = Config.load(folder)
     with ranks.joined():
-        with _in(folder), progress(config.run.name) as hears:
-            record = Experiment(config).resume(folder, hears)
+        with _in(folder) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).resume(folder, hears, stopping)
         _tell([record], folder)
 
 
@@ -76,23 +87,26 @@ def _compare(several: Comparison, out: Path) -> None:
     sheet = comparison(runs, several.bounds, _title(runs[0]))
     papers = references(runs)
     page = [sheet.markdown(), *([several.text] if several.text else []), "\n".join(f"- {p}" for p in papers)]
-    (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    write_text(out / "comparison.md", "\n\n".join(page) + "\n")
     several.save(out, runs)
     text = [several.text] if several.text else []
     show(sheet, *text, "\n".join(["Methods:", *(f"  {p}" for p in papers)]), f"kept in {out}")
 
 
 @contextmanager
-def _in(out: Path) -> Iterator[None]:
-    """Say where a run is kept, when it begins and when it is interrupted."""
+def _in(out: Path) -> Iterator[Stopping]:
+    """Say where a run is kept, when it begins and when it is interrupted; signals are heard inside."""
     if ranks.first():
         click.echo(f"in {out}", err=True)
     else:
         logging.getLogger().setLevel(logging.ERROR)  # what the first rank says is enough
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(out)) from stop
+    with Stopping(signal.SIGINT, signal.SIGTERM) as stopping:
+        try:
+            yield stopping
+        except KeyboardInterrupt as stop:
+            kept = any((out / name).is_file() for name in ("config.toml", "comparison.json"))
+            go_on = f"`nacre resume {out}` goes on where it stopped" if kept else "it had not begun, so nothing is kept"
+            raise KeyboardInterrupt(f"interrupted: {go_on}", getattr(stop, "code", 130)) from stop
 
 
 def _tell(runs: list[Run], out: Path) -> None:

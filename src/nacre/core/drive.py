@@ -283,6 +283,15 @@ class Drive:
             for batch, out in exchanged(pending, self.device):
                 self.method.after_step(batch, out, self.site)
 
+    def left_out(self, step: int) -> None:
+        """Call instead of `stepped` where `step`, counted from 1, was not taken or was undone: no hook hears of it.
+
+        It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
+        """
+        self.pending, self.pieces, self.shared = [], 0, 0.0
+        self.lost = torch.zeros((), device=self.device)
+        self.site.step = step
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """The weights and modes that predictions are made with; training goes on undisturbed after."""

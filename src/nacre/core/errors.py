@@ -38,6 +38,10 @@ class BadCheckpoint(NacreError, ValueError):
     """A folder that is no checkpoint, or one of another composition."""
 
 
+class NotSaved(NacreError, OSError):
+    """Something could not be written: no room, no permission. What was saved before is untouched."""
+
+
 class MissingExtra(NacreError, ImportError):
     """An optional package is not installed; the message says which extra brings it."""
 

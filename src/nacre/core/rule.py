@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 import torch
@@ -22,7 +22,7 @@ from .model import bare
 from .shards import explained, local, norm
 from .state import Stateful, Tensors
 
-COPIES = {"z", "ax", "master", "master_param"}
+COPIES = {"z", "ax", "master", "master_param", "slow_buffer", "slow_params", "lookahead_slow_buff"}
 """Optimizer state that is itself weights: schedule-free's `z`, ASGD's `ax`, fp32 masters. It rests with them."""
 
 _ATTACHED: WeakSet[Optimizer] = WeakSet()
@@ -37,7 +37,7 @@ class Site:
         optimizer: The optimizer that steps.
         params: What the optimizer holds, by name; trainable parts of methods read `parts.<Method>.<name>`.
         rule: The whole composition.
-        step: How many steps of this stage took effect.
+        step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
     """
 
@@ -60,7 +60,13 @@ class Site:
 
 @dataclass
 class Rule(Stateful):
-    """Reshapes optimizer steps; knows steps, not tasks. Every hook is the identity unless overridden."""
+    """Reshapes optimizer steps; knows steps, not tasks. Every hook is the identity unless overridden.
+
+    Attributes:
+        off: Settings at which the part leaves the optimizer alone, bit for bit.
+    """
+
+    off: ClassVar[dict[str, Any]] = {}
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:  # pipe
         """Change the gradients once a step, before the optimizer reads them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -46,9 +46,18 @@ class Stateful:
     Kept are the `state()` fields and every Stateful setting, alone or in a tuple. A state field holds a Tensor, bool, int,
     float, str, None, a Stateful, or a list or str-keyed dict of these. There is no generator in the list: dice are counted
     (`core/dice.py`), so a position is all the randomness there is to save.
+
+    Attributes:
+        excused: Shared checks that do not hold for the class, each with the reason; an excuse that is not needed is an error.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
+    excused: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def examples(cls) -> Iterator[Stateful]:
+        """Small instances that shared checks test the class with."""
+        yield cls()
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -35,6 +35,16 @@ class Observer(Listener):
     def measured(self, trial: Trial, moment: str, matrix: Matrix) -> None:
         """After the tests of a moment."""
 
+    def wants_save(self) -> bool:
+        """Whether a checkpoint shall be written now; asked after each step."""
+        return False
+
+    def save_begins(self, trial: Trial) -> None:
+        """Before a checkpoint is written."""
+
+    def save_ends(self, trial: Trial) -> None:
+        """Once a checkpoint is complete."""
+
     def seed_ends(self, trial: Trial, result: Result) -> None:
         """After the last task of a seed."""
 
@@ -135,6 +145,7 @@ class Recorder(Listener):
             summary=summary,
             motion=self.moved,
             stale=self.stale,
+            nonfinite=self.trial.learner.nonfinite,
             seconds=self.seconds,
             peak_memory_bytes=self.peak,
         )

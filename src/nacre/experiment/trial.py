@@ -30,6 +30,7 @@ from .tables import DEVICE
 GIVEN = "given in Python"
 """The name of a source or a backbone that no config can say."""
 DEFAULT_TASKS = 5
+MARK_EVERY = 100  # steps between the places that a rollback returns to, where no checkpoints are written by steps
 
 
 @dataclass
@@ -106,6 +107,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         precision=run.precision,
         deterministic=run.deterministic,
         on_nonfinite=run.on_nonfinite,
+        mark_every=run.save_every or MARK_EVERY,
     )
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
     made = Trial(seed, source, split, Joined(split) if joins else split, body, learner)

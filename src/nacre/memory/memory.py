@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +20,13 @@ class Memory(Stateful, ABC):
     """Keeps some of the stream's rows; which, subclasses decide. Dice are counted: there is no generator to save.
 
     Where several ranks learn together each holds the whole memory: all of them admit the rows of all, in one order.
+
+    Attributes:
+        promises: What is known of the rows held: a `"uniform"` sample of all that came, classes `"balanced"` within one row,
+            or nothing.
     """
+
+    promises: ClassVar[Literal["uniform", "balanced", ""]] = ""
 
     capacity: int = setting(500, "rows held at most", low=1)
     seed: int = setting(0, "seeds which rows are kept and drawn")
