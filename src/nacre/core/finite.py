@@ -11,10 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import ranks
 from .errors import NonFinite
 from .method import parts_of
 from .rows import Batch
 from .rule import Site
+from .shards import is_sharded, local
 
 logger = logging.getLogger(__name__)
 OnNonFinite = Literal["stop", "skip", "rollback"]
@@ -140,7 +142,8 @@ class Guard:
         if weight := first_of(self.site.params):
             return f"the weight {weight}"
         given = [x for batch in rows for x in (batch.x.values() if isinstance(batch.x, Mapping) else [batch.x])]
-        return "the loss" if finite(x for x in given if x.is_floating_point()) else "the batch of rows"
+        sound = finite(x for x in given if x.is_floating_point())
+        return "the loss" if all(ranks.gathered(sound)) else "the batch of rows"
 
 
 class Undo:
@@ -180,20 +183,26 @@ class Undo:
 
     def _tensors(self) -> Iterator[tuple[Any, Tensor]]:
         for i, group in enumerate(self.optimizer.param_groups):
-            yield from (((i, k), p) for k, p in enumerate(group["params"]))
+            yield from (((i, k), local(p)) for k, p in enumerate(group["params"]))
         for i, module in enumerate(self.modules):
             yield from module.named_buffers(str(i))
         for p, own in self.optimizer.state.items():
-            yield from (((p, k), v) for k, v in own.items() if isinstance(v, Tensor))
+            yield from (((p, k), local(v)) for k, v in own.items() if isinstance(v, Tensor))
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every entry of every tensor is finite; waits for their device.
+    """Whether every entry of every tensor is finite; waits for their device, and where weights are in parts for all ranks.
 
     >>> finite([torch.ones(2), torch.full((3,), 1e30)]), finite([torch.ones(2), torch.tensor([1.0, -torch.inf])])
     (True, False)
     """
-    held = [t._values() if t.is_sparse else t.detach() for t in tensors if t.numel()]
+    tensors = list(tensors)
+    here = _finite_here([local(t.detach()) for t in tensors])
+    return all(ranks.gathered(here)) if any(map(is_sharded, tensors)) else here
+
+
+def _finite_here(tensors: Sequence[Tensor]) -> bool:
+    held = [t._values() if t.is_sparse else t for t in tensors if t.numel()]
     if not held:
         return True
     norms = torch.stack([n.to(held[0].device) for n in torch._foreach_norm(held)])  # the fastest pass over all entries
