@@ -15,7 +15,7 @@ from tests.ranks import jobs, sharded_jobs
 
 def everything(folder: str) -> dict[str, Any]:
     """What a rank finds, job by job, and how long each took."""
-    todo: dict[str, Callable[[], Any]] = {
+    work: dict[str, Callable[[], Any]] = {
         "collectives": jobs.collectives,
         "compositions": lambda: jobs.compositions(list(COMPOSITIONS)),
         "uneven": jobs.uneven,
@@ -35,7 +35,7 @@ def everything(folder: str) -> dict[str, Any]:
         "parts: refusals": sharded_jobs.refusals,
     }
     found: dict[str, Any] = {"seconds": {}}
-    for name, job in todo.items():
+    for name, job in work.items():
         since = time.perf_counter()
         found[name] = job()
         found["seconds"][name] = round(time.perf_counter() - since, 2)

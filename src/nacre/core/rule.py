@@ -197,8 +197,7 @@ class _Shaper:
             raise RuntimeError(
                 "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        found_inf = getattr(optimizer, "found_inf", None)
-        self.site.took_effect = found_inf is None or not bool(found_inf)
+        self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
         if not self.site.took_effect:
             return None
         self._keep_old()

@@ -52,7 +52,7 @@ def in_ranks(job: Callable[..., Any], *args: Any, ranks: int = 2, minutes: float
         finally:
             for process in crew:
                 if process.is_alive() and process.exitcode is None:
-                    process.join(5.0)  # whoever waits for one that has gone, notices
+                    process.join(10.0)  # whoever waits for one that has gone, notices
                     process.kill()
                 process.join()
 
