@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import ranks, shards
 from .errors import NonFinite
 from .method import parts_of
 from .rows import Batch
@@ -188,12 +189,22 @@ class Undo:
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every entry of every tensor is finite; waits for their device.
+    """Whether every entry of every tensor is finite; waits for their device, and for the ranks that hold the other parts.
 
     >>> finite([torch.ones(2), torch.full((3,), 1e30)]), finite([torch.ones(2), torch.tensor([1.0, -torch.inf])])
     (True, False)
     """
-    held = [t._values() if t.is_sparse else t.detach() for t in tensors if t.numel()]
+    given = list(tensors)
+    parts = [t._values() if t.is_sparse else shards.local(t).detach() for t in given]
+    good = _finite([t for t in parts if t.numel()])
+    if ranks.world() > 1 and any(map(shards.is_sharded, given)):
+        bad = torch.tensor(float(not good), device=parts[0].device)
+        ranks.total([bad])
+        good = not bool(bad)
+    return good
+
+
+def _finite(held: list[Tensor]) -> bool:
     if not held:
         return True
     norms = torch.stack([n.to(held[0].device) for n in torch._foreach_norm(held)])  # the fastest pass over all entries
