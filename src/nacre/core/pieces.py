@@ -43,11 +43,11 @@ def cut(rows: Rows, step: Tensor, accumulate: int, device: torch.device | str, t
         together: Whether the ranks must call the model equally often. A rank with fewer pieces then gets the first row of the
             step as further ones, of no share; else one without any gets an empty piece.
     """
+    if accumulate == ranks.world() == 1:
+        return [rows.take(step).to(device)]
     counts = sizes(len(step), accumulate)
     mine, low = counts[ranks.rank()], sum(map(sum, counts[: ranks.rank()]))
     own = rows.take(step[low : low + sum(mine)]).to(device)
-    if counts == [[len(step)]]:
-        return [own]
     number, pieces = ranks.rank() * accumulate, tuple(map(len, counts))
     found, at = [], 0
     for k, n in enumerate(mine):

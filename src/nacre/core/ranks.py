@@ -30,8 +30,12 @@ _apart = 0  # how many `apart()` blocks we are inside
 
 def world() -> int:
     """How many ranks work together; 1 without an initialised process group."""
-    grouped = not _apart and dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if grouped else 1
+    return dist.get_world_size() if not _apart and grouped() else 1
+
+
+def grouped() -> bool:
+    """Whether this process belongs to a group at all, inside `apart()` too."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
@@ -66,7 +70,7 @@ def joined(minutes: float = 30.0) -> Iterator[None]:
         minutes: How long a rank waits for the others before it gives up.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ
-    if alone or not dist.is_available() or dist.is_initialized():
+    if alone or not dist.is_available() or grouped():
         yield
         return
     here = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))

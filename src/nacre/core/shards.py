@@ -163,6 +163,8 @@ def explained(who: Any) -> Iterator[None]:
 
 def resharded(model: nn.Module) -> bool:
     """Give up whole weights that a forward pass gathered, so that parameters are the parts again; whether there are any."""
+    if not ranks.grouped():
+        return False
     found = False
     for module in _sharding(model):
         module.reshard()
