@@ -30,7 +30,7 @@ def settings() -> str:
         for f in fields(table):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
-            rows.append(f"| `{table.label}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")
+            rows.append(f"| `{table.heading}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")
     return "\n".join(rows) + "\n"
 
 

@@ -377,7 +377,7 @@ def _holds(word: str, index: int) -> bool:
             return index == 0
         case "later":
             return index > 0
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    span = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
     if span is None or int(span[2] or span[1]) < int(span[1]):
         raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
     return int(span[1]) <= index <= int(span[2] or span[1])

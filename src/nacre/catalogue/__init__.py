@@ -4,6 +4,7 @@
 """
 
 from .parts import KINDS, Entry, Setting, about, entries, find, make, settings_of
+from .plugins import import_plugins, plugins, refuse_missing_plugins
 from .typed import NONE, build, inner_class, join, placed
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "build",
     "entries",
     "find",
+    "import_plugins",
     "inner_class",
     "join",
     "make",
     "placed",
+    "plugins",
+    "refuse_missing_plugins",
     "settings_of",
 ]

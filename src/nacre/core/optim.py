@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class MadeOptimizer:
                 if key not in known:
                     raise UnknownName(f"setting of optimizer {self.name!r}", key, known)
         for lr in (self.lr, *(g.get("lr", self.lr) for g in self.groups)):
-            if isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr < 0:
+            if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
                 raise BadSetting(f"a learning rate is a number of at least 0, not {lr!r}")
 
     def __call__(self, params: dict[str, nn.Parameter]) -> Optimizer:

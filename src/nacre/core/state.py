@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import field, fields
 from functools import cache
@@ -90,6 +91,12 @@ def settings(part: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(part, f.name)) for f in fields(part) if f.init}
 
 
+def called(kind: type) -> str:
+    """What a config calls a class: its name, and `module:Class` for one of somebody else's."""
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
+
+
 def check_settings(part: Any) -> None:
     """Refuse settings of a wrong type, outside the range that their field declares, or not among its choices.
 
@@ -123,6 +130,8 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
     others = len(hints) - len(plain) - any(get_origin(h) is Literal for h in hints)
     if others or value in choices:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadSetting(f"{name} is a finite number, not {value!r}")
     kinds = (*plain, int) if float in plain else tuple(plain)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in plain):
         words = ["None" if h is NoneType else h.__name__ for h in plain] + list(map(repr, choices))
@@ -178,7 +187,7 @@ def _holds_parts(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Stateful):
-        return {"name": type(value).__name__, **settings(value)}
+        return {"name": called(type(value)), **settings(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return settings(value)
     if isinstance(value, (tuple, list)):
