@@ -79,7 +79,7 @@ class Stage:
             raise BadSetting(f"a stage's clip is a positive norm or None, not {self.clip!r}")
         if self.clock == "stream" and self.schedule.has_shares:
             raise BadSetting(
-                "a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown"
+                "a schedule over the stream's clock takes lengths in steps: its end, and so a share of it, is unknown"
             )
         self.runs_on(Task(0))  # a misspelt `when` is refused here, not in task 7
 
@@ -147,7 +147,7 @@ class Learner(Stateful):
         check_settings(self)
         self.stages = tuple(self.stages)
         if not self.stages:
-            raise BadSetting("a learner needs at least one stage")
+            raise BadSetting("a learner needs at least one stage, such as Stage(optimizer=MadeOptimizer())")
         owners = [id(part) for s in self.stages for part in leaves(s.method)]
         if len(set(owners)) < len(owners):
             raise BadSetting("a method object belongs to one stage: give each stage its own")
@@ -239,9 +239,13 @@ class Learner(Stateful):
         try:
             weights, optimizer, stages = kept.pop("model"), kept.pop("optimizer"), kept.pop("stages")
         except KeyError as missing:
-            raise BadCheckpoint(f"this is no learner's checkpoint: {missing} is missing") from None
+            raise BadCheckpoint(
+                f"this is no learner's checkpoint, for {missing} is missing: give one that it saved"
+            ) from None
         if len(stages) != len(self.stages):
-            raise BadCheckpoint(f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}")
+            raise BadCheckpoint(
+                f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}: give it the same"
+            )
         if self.classes > kept["classes"]:
             raise BadCheckpoint(
                 f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
@@ -258,7 +262,7 @@ class Learner(Stateful):
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise BadCheckpoint(f"the checkpoint is of another model: {error}") from error
+            raise BadCheckpoint(f"the checkpoint is of another model: {error}; build the one that was saved") from error
         for s, k in zip(self.stages, stages, strict=True):
             parts_of(s.method).load_state_dict(k["parts"])
         self.optimizer = None

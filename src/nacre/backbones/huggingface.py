@@ -185,7 +185,7 @@ def _weights(transformers: Any, where: str | Path, config: Any, make: dict[str, 
         with seeded(0):  # transformers initialises what it then overwrites
             net, found = transformers.AutoModel.from_pretrained(
                 where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **make
+                output_loading_info=True, ignore_mismatched_sizes=True, **make
             )  # fmt: skip
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         if Path(where).is_dir():
@@ -193,11 +193,13 @@ def _weights(transformers: Any, where: str | Path, config: Any, make: dict[str, 
                 f"the weights in {str(where)!r} cannot be read: {first_sentence(error)}. Fetch them again"
             ) from error
         raise unreachable(where, error) from error
-    wrong = sorted(n for n in (*found["missing_keys"], *found["mismatched_keys"]) if not str(n).endswith(UNUSED))
+    lacking = [n for n in found["missing_keys"] if not n.endswith(UNUSED)]
+    wrong = sorted([*lacking, *(n if isinstance(n, str) else n[0] for n in found["mismatched_keys"])])
     if wrong:
         raise BadData(
-            f"the weights of {str(where)!r} lack {len(wrong)} of the model's tensors, such as {wrong[0]!r}: is config.json "
-            "the one they were saved with? pretrained=False takes the structure with random weights"
+            f"the weights of {str(where)!r} lack {len(wrong)} of the model's tensors or have them in another shape, such as "
+            f"{wrong[0]!r}: is config.json the one they were saved with? pretrained=False takes the structure with random "
+            "weights"
         )
     return net
 

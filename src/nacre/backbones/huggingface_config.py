@@ -69,7 +69,7 @@ def refuse_code_and_giants(config: Any, where: str) -> None:
 def unreachable(where: str | Path, error: Exception) -> BadData:
     """The error for a model that is neither here nor to be had."""
     return BadData(
-        f"{str(where)!r} is no folder here, and could not be fetched from the Hugging Face hub: {first_sentence(error)} "
+        f"{str(where)!r} is no folder here, and could not be fetched from the Hugging Face hub: {first_sentence(error)}. "
         "Check the name and the connection (and that HF_HUB_OFFLINE is not set), or download it elsewhere with "
         "`hf download NAME --local-dir FOLDER` and give the folder"
     )
@@ -143,4 +143,4 @@ def sides_of(size: Any) -> tuple[int, int]:
 
 def first_sentence(error: Exception) -> str:
     """The first sentence of what an error of transformers says."""
-    return re.split(r"(?<=\.) ", first_line(error), maxsplit=1)[0]
+    return re.split(r"(?<=\.) ", first_line(error), maxsplit=1)[0].rstrip(".:")

@@ -16,6 +16,7 @@ from torch import nn
 from .. import memory, methods
 from ..backbones import BACKBONES
 from ..core.errors import BadSetting, UnknownName
+from ..core.files import first_line
 from ..core.method import Method
 from ..core.optim import OPTIMIZERS, MadeOptimizer
 from ..core.paper import Paper
@@ -225,7 +226,9 @@ def _optimizer(name: str, values: dict[str, Any], place: str) -> MadeOptimizer:
             try:
                 MadeOptimizer(name, one.pop("lr"), options=one)({"weight": nn.Parameter(torch.zeros(1, 1))})
             except Exception as error:  # torch checks some by an assertion, some by an index, some not at all
-                raise BadSetting(f"the settings of {name} do not fit: {error}") from error
+                raise BadSetting(
+                    f"the settings of {name} do not fit: {first_line(error)}; see `nacre show {name}`"
+                ) from error
     return made
 
 

@@ -49,7 +49,7 @@ def build(kind: type[T], table: Mapping[str, Any], place: str = "") -> T:
     with placed(place):
         missing = [n for n, f in known.items() if n not in values and default_of(f) is dataclasses.MISSING]
         if missing:
-            raise BadSetting(f"{heading} needs {' and '.join(missing)}")
+            raise BadSetting(f"{heading} needs {' and '.join(missing)}: write what is missing")
         return kind(**values)
 
 

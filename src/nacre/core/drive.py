@@ -243,7 +243,9 @@ class Drive:
         if known and batch.y.ndim == 1 and not batch.y.is_floating_point() and len(batch):
             strange = sorted(set(batch.y.tolist()) - set(known))
             if strange:
-                raise BadData(f"task {self.task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}")
+                raise BadData(
+                    f"task {self.task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}: name them all"
+                )
 
     def _check_width(self, out: Outputs, batch: Batch) -> None:
         """Once a stage: the model answers for all classes of the task."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 import torch
 from torch import Tensor
 
-from .errors import BadCheckpoint, BadSetting, UnknownName
+from .errors import BadCheckpoint, BadSetting, BadUse, UnknownName
 
 Tensors = dict[str, Tensor]
 """Tensors by parameter name."""
@@ -162,7 +162,7 @@ def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
     if kept.ndim == 0 or kept.shape == like.shape:
         return kept
     if kept.shape[1:] != like.shape[1:] or len(kept) > len(like):
-        raise ValueError(
+        raise BadUse(
             f"a kept tensor of shape {tuple(kept.shape)} does not grow into {tuple(like.shape)}: only rows are added"
         )
     return torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)])
@@ -211,7 +211,7 @@ def _saved(value: Any, path: str) -> Any:
             return [_saved(v, f"{path}[{i}]") for i, v in enumerate(value)]
         case dict() if all(isinstance(k, str) for k in value):
             return {k: _saved(v, f"{path}[{k!r}]") for k, v in value.items()}
-    raise TypeError(
+    raise BadUse(
         f"{path} is a {type(value).__name__}; state is a Tensor, number, string, None, Stateful, or a list or str-keyed "
         "dict of these (what can be derived again belongs in a scratch() field)"
     )

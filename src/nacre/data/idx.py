@@ -86,7 +86,7 @@ def read_idx_folder(folder: Path) -> dict[str, Tensor]:
         if len(x) != len(y):
             raise BadData(
                 f"{found[f'x_{which}']} holds {len(x)} images, {found[f'y_{which}']} {len(y)} labels: "
-                "they do not belong together"
+                "they do not belong together, fetch both again"
             )
         parts[f"x_{which}"], parts[f"y_{which}"] = x[:, None], y.long()
     return parts

@@ -91,10 +91,10 @@ class Comparison:
 
     def _refuse_other(self, out: Path, rows: list[_Row]) -> None:
         if (out / CONFIG).is_file():
-            raise BadSetting(f"{out} holds a run, no comparison of runs; choose another --out")
+            raise BadSetting(f"{out} holds a run, no comparison of runs: choose another --out")
         mark = _mark(out) if (out / MARK).is_file() else None
         if mark is not None and mark["rows"] != self.names:
-            raise BadSetting(f"{out} holds another comparison, of {', '.join(mark['rows'])}; choose another --out")
+            raise BadSetting(f"{out} holds another comparison, of {', '.join(mark['rows'])}: choose another --out")
         for row in rows:
             if not (row.place / CONFIG).is_file():
                 Folder(row.place).refuse_other(row.config)
@@ -235,7 +235,7 @@ def _mark(folder: Path) -> dict[str, Any]:
         return {key: held[key] for key in ("rows", "text", "bounds", "runs")}
     except BadData:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadData(
             f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
         ) from error

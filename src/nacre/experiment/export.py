@@ -15,6 +15,7 @@ from .. import checkpoint
 from ..backbones import Body, Classifier, from_spec
 from ..catalogue import make
 from ..core.errors import BadCheckpoint, BadSetting, NacreError
+from ..core.files import first_line
 from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
@@ -150,7 +151,7 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
         return _predictor(saved, place, where)
     except NacreError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
         wrong = f"{type(error).__name__}: {error}"
         raise BadCheckpoint(
             f"{place} does not describe a model ({wrong}): export it again by resuming its run"
@@ -170,7 +171,9 @@ def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Pred
         if saved["method"] is not None:
             parts_of(method).load_state_dict(saved["parts"])
     except RuntimeError as error:
-        raise BadCheckpoint(f"the weights in {place} do not fit the model described there: {error}") from error
+        raise BadCheckpoint(
+            f"the weights in {place} do not fit the model described there ({first_line(error)}): export it again"
+        ) from error
     model.to(device).requires_grad_(False)
     if device.type != "cpu" and saved["method"] is not None:
         method.load_state_dict(moved(saved["state"], device))

@@ -196,7 +196,7 @@ def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body
             "in Python, and rows whose texts become tokens (nacre.data.TextRows)"
         )
     if name == GIVEN:
-        raise BadData("the backbone of this run was given in Python; give it again")
+        raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
     shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
     body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)

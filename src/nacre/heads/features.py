@@ -16,7 +16,7 @@ def features_of(
     """Features (rows, width) in fp32 or better and labels (rows,), in eval mode and without augmentation.
 
     Raises:
-        TypeError: the model gives no features; the message names `who` needs them.
+        BadModel: the model gives no features; the message names `who` needs them.
     """
     z, y = [], []
     with evaluating(model):
