@@ -70,6 +70,14 @@ def of_timm(at: Place, net: nn.Module | None) -> Any:
     return backbone("timm:tiny", pretrained=False)
 
 
+def half_fetched(at: Place) -> Any:
+    """A model of the hub whose config is here, and whose weights cannot be had."""
+    import transformers
+
+    at.patch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: transformers.ViTConfig(**SMALL))
+    return backbone("nobody/nothing")
+
+
 def no_timm(at: Place) -> Any:
     at.patch.setitem(sys.modules, "timm", None)
     return backbone("timm:tiny")
@@ -134,6 +142,14 @@ NAMES = [
         "the name and the connection (and that HF_HUB_OFFLINE is not set), or download it elsewhere with `hf "
         "download NAME --local-dir FOLDER` and give the folder",
         lambda at: backbone("nobody/nothing"),
+    ),
+    Row(
+        "weights that cannot be fetched",
+        BadData,
+        "'nobody/nothing' is no folder here, and could not be fetched from the Hugging Face hub: …. Check "
+        "the name and the connection (and that HF_HUB_OFFLINE is not set), or download it elsewhere with `hf "
+        "download NAME --local-dir FOLDER` and give the folder",
+        half_fetched,
     ),
     Row(
         "a file",
@@ -397,7 +413,7 @@ MODULES = [
     Row(
         "features of another width than was said",
         BadData,
-        "layer '1' gives features of width 4, but width=5 was said",
+        "layer '1' gives features of width 4, but width=5 was said: say the other",
         lambda at: tapped(NET, "1", width=5)(torch.zeros(1, 8)),
     ),
     Row(
@@ -494,7 +510,7 @@ MODULES = [
     Row(
         "pictures of other channels than their mean",
         BadData,
-        "mean or std has 3 channels, the pictures 2",
+        "mean or std has 3 channels, the pictures 2: give one number, or one a channel",
         lambda at: Pixels(mean=[0.5] * 3)(PICTURES),
     ),
 ]

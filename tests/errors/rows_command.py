@@ -33,7 +33,7 @@ COMMANDS = [
     Row(
         "a command that there is not",
         2,
-        "Error: No such command 'rnu'. Did you mean 'run'?",
+        "Error: No such command 'rnu'.…",
         lambda at: at.command("rnu"),
     ),
     Row(

@@ -56,34 +56,31 @@ FILES = [
     Row(
         "no such file",
         BadSetting,
-        "the config PATH/gone.toml cannot be read: No such file or directory: give a TOML file, or a run's folder",
+        "the config PATH/gone.toml cannot be read: …: give a TOML file, or a run's folder",
         lambda at: Config.load(at / "gone.toml"),
     ),
     Row(
         "no TOML",
         BadSetting,
-        "PATH/a.toml is no TOML: Expected ']' at the end of a table declaration (at line 1, column 5): see "
-        "docs/run.md for what a config says",
+        "PATH/a.toml is no TOML: …: see docs/run.md for what a config says",
         lambda at: toml(at, "[run\n"),
     ),
     Row(
         "YAML with tags that ask for code",
         BadSetting,
-        "PATH/a.toml is no TOML: Invalid statement (at line 1, column 1): see docs/run.md for what a config says",
+        "PATH/a.toml is no TOML: …: see docs/run.md for what a config says",
         lambda at: toml(at, '!!python/object/apply:os.system ["id"]\n'),
     ),
     Row(
         "another encoding",
         BadSetting,
-        "PATH/a.toml is no TOML: 'utf-8' codec can't decode byte 0xf6 in position 15: invalid start byte: "
-        "see docs/run.md for what a config says",
+        "PATH/a.toml is no TOML: …: see docs/run.md for what a config says",
         lambda at: toml(at, b'[run]\nname = "K\xf6ln"\n'),
     ),
     Row(
         "NUL bytes",
         BadSetting,
-        "PATH/a.toml is no TOML: Illegal character '\\x00' (at line 2, column 10): see docs/run.md for what a "
-        "config says",
+        "PATH/a.toml is no TOML: …: see docs/run.md for what a config says",
         lambda at: toml(at, b'[run]\nname = "a\0"\n'),
     ),
     Row(
@@ -101,15 +98,13 @@ FILES = [
     Row(
         "lists nested too deeply",
         BadSetting,
-        "PATH/a.toml is no TOML: maximum recursion depth exceeded: see docs/run.md for what a config says",
+        "PATH/a.toml is no TOML: …: see docs/run.md for what a config says",
         lambda at: toml(at, "a = " + "[" * 50_000),
     ),
     Row(
         "numbers of thousands of digits",
         BadSetting,
-        "PATH/a.toml is no TOML: Exceeds the limit (4300 digits) for integer string conversion: value has "
-        "5000 digits; use sys.set_int_max_str_digits() to increase the limit: see docs/run.md for what a "
-        "config says",
+        "PATH/a.toml is no TOML: …: see docs/run.md for what a config says",
         lambda at: toml(at, f"a = {'9' * 5000}\n"),
     ),
 ]
@@ -263,9 +258,7 @@ TABLES = [
         "--set to a number of thousands of digits",
         BadSetting,
         "--set '99999999999999999999999999999999999999999999999999999999 ... "
-        "999999999999999999999999999999999999999999999999999999999': Exceeds the limit (4300 digits) for "
-        "integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the "
-        "limit: write a shorter value",
+        "999999999999999999999999999999999999999999999999999999999': …: write a shorter value",
         lambda at: config(f"stage.0.epochs={'9' * 5000}"),
     ),
 ]
@@ -340,7 +333,7 @@ PARTS = [
     Row(
         "a setting that torch refuses",
         BadSetting,
-        "stage.0.optimizer: the settings of adamw do not fit: tuple index out of range; see `nacre show adamw`",
+        "stage.0.optimizer: the settings of adamw do not fit: …; see `nacre show adamw`",
         lambda at: config("stage.0.optimizer.betas=[0.9]"),
     ),
     Row(
@@ -365,7 +358,7 @@ PARTS = [
     Row(
         "a match that is no regular expression",
         BadSetting,
-        "match = '(' is no regular expression (missing ), unterminated subpattern at position 0): repair it",
+        "match = '(' is no regular expression (…): repair it",
         lambda at: MadeOptimizer(groups=[{"match": "("}]),
     ),
     Row(

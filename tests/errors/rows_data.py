@@ -422,7 +422,7 @@ STREAMS = [
     Row(
         "labels beyond the classes",
         BadData,
-        "training rows have labels 1..7, the data name classes 0..6: number them so",
+        "training rows have labels 1..7, the data name 0..6: number them so",
         lambda at: split(shifted(1), 2),
     ),
     Row(
@@ -434,7 +434,7 @@ STREAMS = [
     Row(
         "tasks that leave a class out",
         BadSetting,
-        "2 tasks bring 4 classes, but must bring each of the 4 exactly once, and at least one each",
+        "2 tasks bring 4 classes, but must bring each of the 4 exactly once, and at least one each: list them anew",
         lambda at: Split(toy(4), ((0, 1), (1, 2))),
     ),
     Row(
@@ -463,7 +463,10 @@ STREAMS = [
         lambda at: Split.from_json(split(toy(5), 2).to_json(), toy(5, 4)),
     ),
     Row(
-        "no experience", BadData, "a stream needs at least one experience, this list is empty", lambda at: stream_of([])
+        "no experience",
+        BadData,
+        "a stream needs at least one experience, this list is empty: give one",
+        lambda at: stream_of([]),
     ),
     Row(
         "what is no experience",

@@ -102,7 +102,8 @@ class Pixels(nn.Module):
         if self.normalises:
             if len(self.mean) not in (1, x.shape[1]) or len(self.std) not in (1, x.shape[1]):
                 raise BadData(
-                    f"mean or std has {max(len(self.mean), len(self.std))} channels, the pictures {x.shape[1]}"
+                    f"mean or std has {max(len(self.mean), len(self.std))} channels, the pictures {x.shape[1]}: give one "
+                    "number, or one a channel"
                 )
             x = (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
         return x
