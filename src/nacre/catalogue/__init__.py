@@ -3,8 +3,8 @@
 `find` looks a name up, `make` builds a part from plain values as a config holds them, `about` says what `nacre show` prints.
 """
 
+from .foreign import import_plugins, plugins, refuse_missing_plugins
 from .parts import KINDS, Entry, Setting, about, entries, find, make, settings_of
-from .plugins import import_plugins, plugins, refuse_missing_plugins
 from .typed import NONE, build, inner_class, join, placed
 
 __all__ = [

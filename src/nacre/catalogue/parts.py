@@ -23,7 +23,7 @@ from ..core.paper import Paper
 from ..data import AUGMENTS, SOURCES
 from ..schedules import SCHEDULES, schedule
 from ..streams import STREAMS
-from .plugins import foreign, methods_of_plugins
+from .foreign import foreign, methods_of_plugins
 from .typed import build, default_of, join, named, placed, typed, words
 
 

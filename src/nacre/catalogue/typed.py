@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..core.errors import BadSetting, NacreError, UnknownName, shown
 from ..core.state import Stateful
-from .plugins import foreign
+from .foreign import foreign
 
 T = TypeVar("T")
 NONE = "none"
