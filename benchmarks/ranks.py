@@ -54,6 +54,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """Plain SGD over a model."""
     return torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
