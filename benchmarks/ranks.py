@@ -54,7 +54,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """The same for every arm."""
+    """Plain SGD over a model."""
     return torch.optim.SGD(model.parameters(), lr=1e-3)
 
 

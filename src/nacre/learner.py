@@ -85,7 +85,7 @@ class Stage:
             raise BadSetting(f"a stage's clip is a positive norm or None, not {self.clip!r}")
         if self.clock == "stream" and self.schedule.has_shares:
             raise BadSetting(
-                "a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown"
+                "a schedule over the stream's clock takes lengths in steps: its end, and so a share of it, is unknown"
             )
         self.runs_on(Task(0))  # a misspelt `when` is refused here, not in task 7
 
@@ -167,7 +167,7 @@ class Learner(Stateful):
         check_settings(self)
         self.stages = tuple(self.stages)
         if not self.stages:
-            raise BadSetting("a learner needs at least one stage")
+            raise BadSetting("a learner needs at least one stage, such as Stage(optimizer=MadeOptimizer())")
         if self.mark_every < 1:
             raise BadSetting(f"a learner's mark_every is at least 1, not {self.mark_every!r}")
         owners = [id(part) for s in self.stages for part in leaves(s.method)]
@@ -297,9 +297,13 @@ class Learner(Stateful):
             weights, optimizer, stages = kept.pop("model"), kept.pop("optimizer"), kept.pop("stages")
             self.mark, _ = kept.pop("mark"), kept.pop("machine")
         except KeyError as missing:
-            raise BadCheckpoint(f"this is no learner's checkpoint: {missing} is missing") from None
+            raise BadCheckpoint(
+                f"this is no learner's checkpoint, for {missing} is missing: give one that it saved"
+            ) from None
         if len(stages) != len(self.stages):
-            raise BadCheckpoint(f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}")
+            raise BadCheckpoint(
+                f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}: give it the same"
+            )
         if self.classes > kept["classes"]:
             raise BadCheckpoint(
                 f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
@@ -316,7 +320,7 @@ class Learner(Stateful):
         try:
             model.load_state_dict(shards.cut_as(weights, model.state_dict()))
         except RuntimeError as error:
-            raise BadCheckpoint(f"the checkpoint is of another model: {error}") from error
+            raise BadCheckpoint(f"the checkpoint is of another model: {error}; build the one that was saved") from error
         for s, k in zip(self.stages, stages, strict=True):
             parts_of(s.method).load_state_dict(k["parts"])
         self.optimizer = None
@@ -456,7 +460,7 @@ def _holds(word: str, index: int) -> bool:
             return index == 0
         case "later":
             return index > 0
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    span = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
     if span is None or int(span[2] or span[1]) < int(span[1]):
         raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
     return int(span[1]) <= index <= int(span[2] or span[1])

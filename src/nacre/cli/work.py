@@ -51,7 +51,7 @@ def run_comparison(changes: Sequence[str], out: Path | None) -> None:
 def resume_any(folder: Path) -> None:
     """Go on with a run, or with a comparison of runs."""
     if not folder.is_dir():
-        raise BadData(f"there is no folder {folder}")
+        raise BadData(f"there is no folder {folder}: give that of a run, as `nacre run --out` made it")
     several = compared_in(folder)
     if several is not None:
         _refuse_ranks()
@@ -77,7 +77,11 @@ def _held(folder: Path) -> str:
     """The runs in a folder that is none itself, in words."""
     held = sorted(p.parent.name for p in folder.glob("*/config.toml"))
     more = ", ..." if len(held) > 5 else ""
-    return f"; it holds runs {', '.join(held[:5])}{more}: name one" if held else ": it has no config.toml"
+    return (
+        f"; it holds runs {', '.join(held[:5])}{more}: name one"
+        if held
+        else ": it has no config.toml; give a folder that `nacre run --out` made"
+    )
 
 
 def _compare(several: Comparison, out: Path) -> None:

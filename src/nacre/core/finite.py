@@ -11,12 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import ranks
+from . import ranks, shards
 from .errors import NonFinite
 from .method import parts_of
 from .rows import Batch
 from .rule import Site
-from .shards import is_sharded, local
 
 logger = logging.getLogger(__name__)
 OnNonFinite = Literal["stop", "skip", "rollback"]
@@ -183,26 +182,30 @@ class Undo:
 
     def _tensors(self) -> Iterator[tuple[Any, Tensor]]:
         for i, group in enumerate(self.optimizer.param_groups):
-            yield from (((i, k), local(p)) for k, p in enumerate(group["params"]))
+            yield from (((i, k), shards.local(p)) for k, p in enumerate(group["params"]))
         for i, module in enumerate(self.modules):
             yield from module.named_buffers(str(i))
         for p, own in self.optimizer.state.items():
-            yield from (((p, k), local(v)) for k, v in own.items() if isinstance(v, Tensor))
+            yield from (((p, k), shards.local(v)) for k, v in own.items() if isinstance(v, Tensor))
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every entry of every tensor is finite; waits for their device, and where weights are in parts for all ranks.
+    """Whether every entry of every tensor is finite; waits for their device, and for the ranks that hold the other parts.
 
     >>> finite([torch.ones(2), torch.full((3,), 1e30)]), finite([torch.ones(2), torch.tensor([1.0, -torch.inf])])
     (True, False)
     """
-    tensors = list(tensors)
-    here = _finite_here([local(t.detach()) for t in tensors])
-    return all(ranks.gathered(here)) if any(map(is_sharded, tensors)) else here
+    given = list(tensors)
+    parts = [t._values() if t.is_sparse else shards.local(t).detach() for t in given]
+    good = _finite([t for t in parts if t.numel()])
+    if ranks.world() > 1 and any(map(shards.is_sharded, given)):
+        bad = torch.tensor(float(not good), device=parts[0].device)
+        ranks.total([bad])
+        good = not bool(bad)
+    return good
 
 
-def _finite_here(tensors: Sequence[Tensor]) -> bool:
-    held = [t._values() if t.is_sparse else t for t in tensors if t.numel()]
+def _finite(held: list[Tensor]) -> bool:
     if not held:
         return True
     norms = torch.stack([n.to(held[0].device) for n in torch._foreach_norm(held)])  # the fastest pass over all entries

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import shards
-from .errors import BadData, BadSetting
+from .errors import BadData, BadModel, BadSetting
 from .rows import Batch
 
 WRAPPERS = {
@@ -94,10 +94,10 @@ class Outputs:
         """The features, (rows, width).
 
         Raises:
-            TypeError: the model gives none.
+            BadModel: the model gives none.
         """
         if self.features is None:
-            raise TypeError(
+            raise BadModel(
                 f"{who} reads features, but the model answers with logits only: let forward() return an object with "
                 ".logits and .features, or use nacre.backbones.Classifier(nacre.backbones.tapped(model, layer), head)"
             )

@@ -20,7 +20,7 @@ from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, augmentation, load
+from ..data import Source, TextRows, augmentation, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import Split, stream
@@ -88,7 +88,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
             "data.source: the rows of this run were given in Python; give them again, or save them as an .npz file"
         )
     with placed("data"):
-        source = load(config.data.source if data is None else data, seed=seed)
+        source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
     with placed("stream"):
         tasks = config.stream.tasks
         if tasks is None:
@@ -197,11 +197,20 @@ def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body
     if given is not None:
         return copy.deepcopy(given)
     name = config.backbone.source
+    if isinstance(source.train, TextRows):
+        raise BadData(
+            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give a backbone "
+            "in Python, and rows whose texts become tokens (nacre.data.TextRows)"
+        )
     if name == GIVEN:
-        raise BadData("the backbone of this run was given in Python; give it again")
+        raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
     shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
     body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
+    if len(shape) == 1 and body.spec.get("kind") != "mlp":
+        raise BadData(
+            f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
+        )
     if (
         body.spec.get("kind") == "mlp"
         and body.spec["pixels"]["size"] is None

@@ -19,7 +19,7 @@ def features_of(
     Where several ranks learn together each computes some of the batches, and all of them get all rows; all must ask.
 
     Raises:
-        TypeError: the model gives no features; the message names `who` needs them.
+        BadModel: the model gives no features; the message names `who` needs them.
     """
     pieces: list[list[Tensor]] = []
     order = torch.arange(len(rows) if rows is not None else 0)
