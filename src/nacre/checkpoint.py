@@ -38,6 +38,17 @@ FOREIGN = {
     b"\x89HDF": "an HDF5 file",
 }
 """How files begin that are none of ours: they are named, never opened."""
+UNDESCRIBED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+)
+"""What code raises that is given values of other kinds than it was written for."""
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill")
 
 
@@ -103,7 +114,16 @@ def describing(what: str) -> Iterator[None]:
         yield
     except NacreError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
         raise BadCheckpoint(
             f"the checkpoint does not describe {what} ({type(error).__name__}: {str(error)[:200]}): was it written by another "
             "version, or by hand?"

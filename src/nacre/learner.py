@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import checkpoint
+from .core import ranks, shards
 from .core.drive import Drive, MakeOptimizer, Precision
 from .core.errors import BadCheckpoint, BadData, BadSetting
 from .core.finite import Guard, OnNonFinite
@@ -47,8 +48,8 @@ class Stage:
         when: Which experiences the stage runs on: "every", "first", "later", or numbers and spans such as "0,3-5".
         epochs: How often each row is met.
         steps: Optimizer steps, instead of epochs.
-        batch_size: Rows of the stream per optimizer step.
-        accumulate: Micro-batches that each step is cut into.
+        batch_size: Rows of the stream per optimizer step, on all ranks together.
+        accumulate: Micro-batches that each step is cut into, on each rank.
         clip: The largest norm of the whole gradient; None = not clipped.
         schedule: Multiplies the learning rates.
         clock: What the schedule counts: the steps of this stage on one task, or those of the whole stream.
@@ -85,7 +86,7 @@ class Stage:
             raise BadSetting(f"a stage's clip is a positive norm or None, not {self.clip!r}")
         if self.clock == "stream" and self.schedule.has_shares:
             raise BadSetting(
-                "a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown"
+                "a schedule over the stream's clock takes lengths in steps: its end, and so a share of it, is unknown"
             )
         self.runs_on(Task(0))  # a misspelt `when` is refused here, not in task 7
 
@@ -167,7 +168,7 @@ class Learner(Stateful):
         check_settings(self)
         self.stages = tuple(self.stages)
         if not self.stages:
-            raise BadSetting("a learner needs at least one stage")
+            raise BadSetting("a learner needs at least one stage, such as Stage(optimizer=MadeOptimizer())")
         if self.mark_every < 1:
             raise BadSetting(f"a learner's mark_every is at least 1, not {self.mark_every!r}")
         owners = [id(part) for s in self.stages for part in leaves(s.method)]
@@ -232,14 +233,16 @@ class Learner(Stateful):
             yield
 
     def save(self, folder: str | Path) -> None:
-        """Write all that is needed to go on from here; see `nacre.checkpoint`.
+        """Write all that is needed to go on from here; see `nacre.checkpoint`. All ranks call it, the first one writes.
 
         Raises:
             NonFinite: weights are NaN or infinite, and `on_nonfinite` is "stop".
             NotSaved: the disk is full, or cannot be written to.
         """
         self.check_finite()
-        checkpoint.save(folder, self.state_dict())
+        tree = self.state_dict()
+        if ranks.first():
+            checkpoint.save(folder, tree)
 
     def resume(self, folder: str | Path) -> None:
         """Take over a saved position; the next `learn` goes on from it, bit for bit.
@@ -268,12 +271,12 @@ class Learner(Stateful):
             logger.warning("what is resumed here equals a run that never stopped only within about 1e-4: %s", why)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything learned so far and the position, as references."""
+        """Everything learned so far and the position, as references; weights that ranks hold in parts are gathered."""
         here = self.mark is not None and all(self.mark[key] == getattr(self, key) for key in POSITION)
         return {**self._state(), "mark": None if here else self.mark}  # a mark at this very place is the state itself
 
     def _state(self) -> dict[str, Any]:
-        return {
+        tree = {
             **super().state_dict(),
             "model": bare(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -282,6 +285,7 @@ class Learner(Stateful):
             ],
             "machine": machine(device_of(self.model), self.deterministic),
         }
+        return shards.whole_tree(tree)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Structure first (the head's width, states, modules), then weights, then the optimizer.
@@ -295,9 +299,13 @@ class Learner(Stateful):
             weights, optimizer, stages = kept.pop("model"), kept.pop("optimizer"), kept.pop("stages")
             self.mark, _ = kept.pop("mark"), kept.pop("machine")
         except KeyError as missing:
-            raise BadCheckpoint(f"this is no learner's checkpoint: {missing} is missing") from None
+            raise BadCheckpoint(
+                f"this is no learner's checkpoint, for {missing} is missing: give one that it saved"
+            ) from None
         if len(stages) != len(self.stages):
-            raise BadCheckpoint(f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}")
+            raise BadCheckpoint(
+                f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}: give it the same"
+            )
         if self.classes > kept["classes"]:
             raise BadCheckpoint(
                 f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
@@ -316,9 +324,9 @@ class Learner(Stateful):
             assert isinstance(s.method, Method)
             s.method.prepare(model)
         try:
-            model.load_state_dict(weights)
+            model.load_state_dict(shards.cut_as(weights, model.state_dict()))
         except RuntimeError as error:
-            raise BadCheckpoint(f"the checkpoint is of another model: {error}") from error
+            raise BadCheckpoint(f"the checkpoint is of another model: {error}; build the one that was saved") from error
         for s, k in zip(self.stages, stages, strict=True):
             parts_of(s.method).load_state_dict(k["parts"])
         self.optimizer = None
@@ -326,6 +334,8 @@ class Learner(Stateful):
             assert present.optimizer is not None
             self.optimizer = present.optimizer(trainable(model, present.method))
             self.optimizer.load_state_dict(optimizer)
+            for param, own in self.optimizer.state.items():
+                own.update(shards.cut_as(own, dict.fromkeys(own, param)))
 
     def _run_through(self, stage: Stage, task: Task, listeners: tuple[Listener, ...]) -> None:
         """Run a stage to its end, and again from its mark wherever it is rolled back."""
@@ -377,17 +387,17 @@ class Learner(Stateful):
             hears.stage_begins(self, stage, total)
         while self.step < total:
             epoch, start = divmod(self.step, per_epoch)
-            for batch in drive.batches(epoch, stage.batch_size, start):
+            for pieces in drive.steps(epoch, stage.batch_size, start, stage.accumulate):
                 now = self.clocks[self.stage] if stage.clock == "stream" else self.step
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate(now)
                 optimizer.zero_grad()
                 guard.begin()
-                loss = _backward(drive, batch, stage.accumulate)
-                found = guard.before_step(loss, batch)
+                loss = _backward(drive, pieces)
+                found = guard.before_step(loss, pieces)
                 if found is None:
                     if stage.clip is not None:
-                        nn.utils.clip_grad_norm_(held, stage.clip)
+                        shards.clip(held, stage.clip)
                     optimizer.step()
                     found = guard.after_step()
                 if found is None:
@@ -434,13 +444,10 @@ class _RolledBack(Exception):
         self.event = event
 
 
-def _backward(drive: Drive, batch: Batch, accumulate: int) -> Tensor:
+def _backward(drive: Drive, pieces: list[Batch]) -> Tensor:
     """Accumulate the gradient of one step, cut into micro-batches; the step's loss, detached."""
-    size = -(-len(batch) // accumulate)
-    sum_of = torch.zeros((), device=drive.device)
-    for low in range(0, len(batch), size):
-        piece = batch if size == len(batch) else batch.pick(slice(low, low + size))
-        loss = drive.loss(piece, len(piece) / len(batch))
+    for piece in pieces:
+        loss = drive.loss(piece)
         if loss.requires_grad:
             loss.backward()
         elif not drive.site.step:
@@ -448,8 +455,7 @@ def _backward(drive: Drive, batch: Batch, accumulate: int) -> Tensor:
                 f"the stage of {type(drive.method).__name__} trains nothing: its loss depends on no weight that requires a "
                 "gradient; free some weights, or leave the stage's optimizer out"
             )
-        sum_of += loss.detach()
-    return sum_of
+    return drive.lost
 
 
 def _holds(word: str, index: int) -> bool:
@@ -460,7 +466,7 @@ def _holds(word: str, index: int) -> bool:
             return index == 0
         case "later":
             return index > 0
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    span = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
     if span is None or int(span[2] or span[1]) < int(span[1]):
         raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
     return int(span[1]) <= index <= int(span[2] or span[1])

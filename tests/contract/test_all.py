@@ -6,6 +6,7 @@ import pytest
 from contract.parts import cases
 
 from nacre.checks import Case, Check, checks_for
+from nacre.checks.together import in_pair
 from nacre.core.method import Method
 from nacre.core.rule import Rule
 
@@ -47,6 +48,21 @@ def test_every_part_keeps_the_contract_on_a_gpu(case, check):
 @pytest.mark.compile
 @pytest.mark.parametrize(("case", "check"), **named(one_of_each_set_of_hooks()))
 def test_one_part_of_each_set_of_hooks_compiles(case, check):
+    check(case)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Every part that learns, in one pair of processes."""
+    held = pairs("ranks")
+    for (case, _), ends in zip(held, in_pair([case.origin for case, _ in held]), strict=True):
+        case.known["ranks"] = ends
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize(("case", "check"), **named(pairs("ranks")))
+def test_two_processes_agree(case, check, pair):
     check(case)
 
 

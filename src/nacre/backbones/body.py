@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..core.dice import seed_global
+from ..core.errors import BadData
 from .pixels import Pixels
 
 
@@ -29,6 +30,24 @@ class Body:
     pixels: Pixels
     width: int
     spec: dict[str, Any] = field(default_factory=dict)
+
+
+def weights_of(make: Callable[[], nn.Module]) -> int:
+    """How many weights a module has, which is made without taking memory for them."""
+    with seeded(0), torch.device("meta"):
+        return sum(p.numel() for p in make().parameters())
+
+
+def refuse_more(weights: int, most: int | None) -> None:
+    """See that a model is not larger than the weights that there are for it.
+
+    Raises:
+        BadData: it is.
+    """
+    if most is not None and weights > most:
+        raise BadData(
+            f"this spec describes a model of {weights:,} weights, and there are {most:,} for it: was it altered?"
+        )
 
 
 @contextmanager

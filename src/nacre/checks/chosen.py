@@ -9,13 +9,13 @@ from typing import Any
 
 from ..core.errors import BadSetting, UnknownName
 from ..core.state import Stateful
-from . import buffer, errors, face, machine, method, metric, rest, resume, rule, schedule, state, stream
+from . import buffer, errors, face, machine, method, metric, rest, resume, rule, schedule, state, stream, together
 from .check import Case, Check, Verdict, check, excuses_of
 from .kinds import is_excused
 
 EVERY: tuple[Check, ...] = tuple(
     held
-    for room in (face, state, errors, rest, rule, method, resume, machine, buffer, schedule, stream, metric)
+    for room in (face, state, errors, rest, rule, method, resume, machine, together, buffer, schedule, stream, metric)
     for held in vars(room).values()
     if isinstance(held, Check)
 )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.method import Method, compose, trains
 from ..core.rows import TensorRows
 from ..core.state import Stateful
 from ..core.stream import Experience
@@ -88,7 +89,7 @@ def memory_is_flat(case: Case) -> None:
 def devices(case: Case) -> None:
     """CPU and GPU agree within 1e-4 after 5 steps, and a checkpoint of one loads on the other."""
     stream = VECTORS.stream(SHORT, rows=5)
-    settings = {**_smooth(case), "batch_size": 4, "epochs": 1, "accumulate": 1}
+    settings = {**smooth(case.part), "batch_size": 4, "epochs": 1, "accumulate": 1}
     ends = []
     with in_a_folder() as folder:
         for device, other in (("cpu", "cuda"), ("cuda", "cpu")):
@@ -112,7 +113,7 @@ def devices(case: Case) -> None:
 def compiles(case: Case) -> None:
     """With `torch.compile` of the model the end is equal within 1e-5, and state names no wrapper."""
     stream = VECTORS.stream(SHORT)
-    settings = _smooth(case)
+    settings = smooth(case.part)
     plain = end_of(finish(learner(case.fresh(), model=calm(), **settings), stream), stream)
     model = torch.compile(calm())
     assert isinstance(model, nn.Module)
@@ -136,9 +137,9 @@ def stays_finite(case: Case, how: str, who: Learner) -> None:
     )
 
 
-def _smooth(case: Case) -> dict[str, Any]:
+def smooth(part: Any) -> dict[str, Any]:
     """Settings under which rounding stays small: Adam makes steps of full size out of gradients that are all but zero."""
-    return {"optimizer": SGD} if learner(case.fresh()).stages[0].optimizer is not None else {}
+    return {"optimizer": SGD} if trains(part if isinstance(part, Method) else compose(part)) else {}
 
 
 def _cast(stream: Stream, dtype: torch.dtype) -> Stream:

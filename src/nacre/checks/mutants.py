@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core import ranks
 from ..core.method import Method
 from ..core.model import Outputs, forward, grow
 from ..core.paper import Paper
@@ -389,6 +390,17 @@ class OwnDevice(Method):
 
 
 @dataclass
+class OneShard(Method):
+    """Where several processes learn, each keeps the mean of its own rows."""
+
+    mean: Tensor | None = state(lambda: None)
+
+    def end_stage(self, model: nn.Module, task: Task) -> None:
+        if task.train is not None and task.rows:
+            self.mean = task.train.take(ranks.share_of(torch.arange(task.rows))).x.mean(0)
+
+
+@dataclass
 class HasFunction(Method):
     """Takes a function of nobody's module as a setting."""
 
@@ -619,6 +631,7 @@ MUTANTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("memory_is_flat", EveryTask),
     ("compiles", WrapperNames),
     ("devices", OwnDevice),
+    ("ranks_agree", OneShard),
     ("bounded", NeverCut),
     ("keeps_what_it_promises", FirstRows),
     ("keeps_what_it_promises", FirstClasses),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from . import ranks, shards
 from .errors import NonFinite
 from .method import parts_of
 from .rows import Batch
@@ -65,18 +66,18 @@ class Guard:
         if self.undo is not None:
             self.undo.keep()
 
-    def before_step(self, loss: Tensor, batch: Batch) -> Found | None:
+    def before_step(self, loss: Tensor, rows: Sequence[Batch]) -> Found | None:
         """After the backward pass and before the optimizer steps."""
         step = self.site.step + 1
         if self.mode == "stop":
             self.bad = torch.where((self.bad == 0) & ~loss.isfinite(), step, self.bad)
-            return self._in_loss(loss, batch) if step % self.every == 0 else None
+            return self._in_loss(loss, rows) if step % self.every == 0 else None
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
         if finite([loss, *grads.values()]):
             return None
         if bool(loss.isfinite()):
             return Found(f"the gradient of {first_of(grads)}", step)
-        return Found(self._cause(batch), step)
+        return Found(self._cause(rows), step)
 
     def after_step(self) -> Found | None:
         """After the optimizer stepped."""
@@ -124,24 +125,23 @@ class Guard:
             return f", after the {SKIPS} steps before it were skipped"
         return ""
 
-    def _in_loss(self, loss: Tensor | None = None, batch: Batch | None = None) -> Found | None:
+    def _in_loss(self, loss: Tensor | None = None, rows: Sequence[Batch] = ()) -> Found | None:
         step = int(self.bad)
         if not step:
             return None
         now = loss is not None and step == self.site.step + 1
-        return Found(self._cause(batch) if now else "the loss", step)
+        return Found(self._cause(rows) if now else "the loss", step)
 
     def _in_weights(self) -> Found | None:
         weights = self.site.params
         return None if finite(weights.values()) else Found(f"the weight {first_of(weights)}", self.site.step)
 
-    def _cause(self, batch: Batch | None) -> str:
+    def _cause(self, rows: Sequence[Batch]) -> str:
         """What made a loss non-finite: a weight that is, the rows, or the loss itself."""
         if weight := first_of(self.site.params):
             return f"the weight {weight}"
-        given = {} if batch is None else batch.x if isinstance(batch.x, Mapping) else {"x": batch.x}
-        rows = first_of({n: x for n, x in given.items() if x.is_floating_point()})
-        return "the batch of rows" if rows else "the loss"
+        given = [x for batch in rows for x in (batch.x.values() if isinstance(batch.x, Mapping) else [batch.x])]
+        return "the loss" if finite(x for x in given if x.is_floating_point()) else "the batch of rows"
 
 
 class Undo:
@@ -189,12 +189,22 @@ class Undo:
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every entry of every tensor is finite; waits for their device.
+    """Whether every entry of every tensor is finite; waits for their device, and for the ranks that hold the other parts.
 
     >>> finite([torch.ones(2), torch.full((3,), 1e30)]), finite([torch.ones(2), torch.tensor([1.0, -torch.inf])])
     (True, False)
     """
-    held = [t._values() if t.is_sparse else t.detach() for t in tensors if t.numel()]
+    given = list(tensors)
+    parts = [t._values() if t.is_sparse else shards.local(t).detach() for t in given]
+    good = _finite([t for t in parts if t.numel()])
+    if ranks.world() > 1 and any(map(shards.is_sharded, given)):
+        bad = torch.tensor(float(not good), device=parts[0].device)
+        ranks.total([bad])
+        good = not bool(bad)
+    return good
+
+
+def _finite(held: list[Tensor]) -> bool:
     if not held:
         return True
     norms = torch.stack([n.to(held[0].device) for n in torch._foreach_norm(held)])  # the fastest pass over all entries

@@ -14,6 +14,7 @@ from .model import Outputs, forward, mean_loss
 from .paper import Fidelity, Paper
 from .rows import Batch
 from .rule import Rule, Site
+from .shards import over_parts
 from .state import Tensors
 from .stream import Task
 
@@ -142,7 +143,7 @@ class Composed(Method):
         return self._one("objective").objective(model, batch, out)
 
     def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
-        return sum(m.loss(model, batch, out) for m in self.methods if m.overrides("loss"))
+        return sum(over_parts(m.loss(model, batch, out)) for m in self.methods if m.overrides("loss"))
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
         return reduce(lambda g, m: m.shape_grads(g, site), self.members, grads)

@@ -133,7 +133,9 @@ class Run:
         """
         found = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
         if found != FORMAT:
-            raise BadData(f"a run record has format {FORMAT!r}, this one has {found!r}")
+            raise BadData(
+                f"a run record has format {FORMAT!r}, this one has {found!r}: is it a run.json of this version?"
+            )
         run = Run(**{f.name: saved[f.name] for f in fields(Run) if f.name != "results" and f.name in saved})
         for seed in run.seeds:
             here = saved if len(run.seeds) == 1 else {k: saved[k].get(str(seed)) for k in PER_SEED if k in saved}
@@ -158,8 +160,8 @@ class Run:
             return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
         except BadData:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise BadData(f"{path} cannot be read: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            raise BadData(f"{path} cannot be read ({error}): resume the run, which writes it anew") from error
 
     def save(self, folder: str | Path) -> None:
         """Write `run.json`, whole or not at all.

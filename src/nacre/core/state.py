@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import field, fields
 from functools import cache
@@ -12,7 +13,8 @@ from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, ge
 import torch
 from torch import Tensor
 
-from .errors import BadCheckpoint, BadSetting, UnknownName
+from .errors import BadCheckpoint, BadSetting, BadUse, UnknownName
+from .shards import part_of
 
 Tensors = dict[str, Tensor]
 """Tensors by parameter name."""
@@ -106,6 +108,12 @@ def settings(part: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(part, f.name)) for f in fields(part) if f.init}
 
 
+def called(kind: type) -> str:
+    """What a config calls a class: its name, and `module:Class` for one of somebody else's."""
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
+
+
 def check_settings(part: Any) -> None:
     """Refuse settings of a wrong type, outside the range that their field declares, or not among its choices.
 
@@ -139,6 +147,8 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
     others = len(hints) - len(plain) - any(get_origin(h) is Literal for h in hints)
     if others or value in choices:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadSetting(f"{name} is a finite number, not {value!r}")
     kinds = (*plain, int) if float in plain else tuple(plain)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in plain):
         words = ["None" if h is NoneType else h.__name__ for h in plain] + list(map(repr, choices))
@@ -174,19 +184,19 @@ def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
 
     Args:
         kept: A tensor of shape (rows, ...) or (), taken when the parameter was perhaps shorter.
-        like: The parameter now, of shape (rows or more, ...).
+        like: The parameter now, of shape (rows or more, ...). Where it is held in parts, so is the answer.
         fill: The value that means "no memory": importance 0, uses 0, resting False.
 
     >>> grown(torch.ones(2, 3), torch.empty(4, 3)).sum(1)
     tensor([3., 3., 0., 0.])
     """
     if kept.ndim == 0 or kept.shape == like.shape:
-        return kept
+        return part_of(kept, like)
     if kept.shape[1:] != like.shape[1:] or len(kept) > len(like):
-        raise ValueError(
+        raise BadUse(
             f"a kept tensor of shape {tuple(kept.shape)} does not grow into {tuple(like.shape)}: only rows are added"
         )
-    return torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)])
+    return part_of(torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)]), like)
 
 
 def moved(tree: Any, device: torch.device | str) -> Any:
@@ -208,7 +218,7 @@ def _holds_parts(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Stateful):
-        return {"name": type(value).__name__, **settings(value)}
+        return {"name": called(type(value)), **settings(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return settings(value)
     if isinstance(value, (tuple, list)):
@@ -232,7 +242,7 @@ def _saved(value: Any, path: str) -> Any:
             return [_saved(v, f"{path}[{i}]") for i, v in enumerate(value)]
         case dict() if all(isinstance(k, str) for k in value):
             return {k: _saved(v, f"{path}[{k!r}]") for k, v in value.items()}
-    raise TypeError(
+    raise BadUse(
         f"{path} is a {type(value).__name__}; state is a Tensor, number, string, None, Stateful, or a list or str-keyed "
         "dict of these (what can be derived again belongs in a scratch() field)"
     )
