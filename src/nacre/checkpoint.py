@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .core.durable import make_folder, not_saved, sync, write_bytes
-from .core.errors import BadCheckpoint
+from .core.errors import BadCheckpoint, NacreError
 from .core.tree import from_json, to_json
 
 T = TypeVar("T")
@@ -37,6 +38,17 @@ FOREIGN = {
     b"\x89HDF": "an HDF5 file",
 }
 """How files begin that are none of ours: they are named, never opened."""
+UNDESCRIBED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+)
+"""What code raises that is given values of other kinds than it was written for."""
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill")
 
 
@@ -89,6 +101,33 @@ def load(folder: str | Path) -> Any:
             except BadCheckpoint:
                 continue
     return _read(folder)
+
+
+@contextmanager
+def describing(what: str) -> Iterator[None]:
+    """Whatever fails inside means that a checkpoint, whose bytes are right, is not of what was asked.
+
+    Raises:
+        BadCheckpoint: in the place of any error that is not one of ours.
+    """
+    try:
+        yield
+    except NacreError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
+        raise BadCheckpoint(
+            f"the checkpoint does not describe {what} ({type(error).__name__}: {str(error)[:200]}): was it written by another "
+            "version, or by hand?"
+        ) from error
 
 
 def _beside(folder: Path, ending: str) -> Path:
