@@ -64,7 +64,9 @@ def _answers(ends: list[Any], deadline: float) -> list[Any]:
         waiting: list[Any] = [end for rank, end in enumerate(ends) if rank not in found]
         ready: list[Any] = wait(waiting, timeout=max(deadline - time.monotonic(), 0.0))
         if not ready:
-            raise LostRank(f"ranks {[r for r in range(len(ends)) if r not in found]} took too long and were ended")
+            raise LostRank(
+                f"ranks {[r for r in range(len(ends)) if r not in found]} took too long and were ended: give more minutes"
+            )
         for end in ready:
             rank = ends.index(end)
             try:
