@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from nacre.catalogue import entries
+from nacre.checks import EVERY
 from nacre.cli.main import _code
 from nacre.core.errors import NacreError
 from nacre.experiment.tables import TABLES
@@ -35,6 +36,13 @@ def settings() -> str:
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
             rows.append(f"| `{table.heading}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")
+    return "\n".join(rows) + "\n"
+
+
+def checks() -> str:
+    """One row a check: what must hold, and what the machine must have."""
+    rows = ["| check | what must hold | needs |", "|---|---|---|"]
+    rows += [f"| `{check.name}` | {check.about} | {check.needs} |" for check in EVERY]
     return "\n".join(rows) + "\n"
 
 
@@ -64,6 +72,7 @@ def errors() -> str:
 PLACES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"methods": methods},
     "docs/run.md": {"settings": settings},
+    "docs/own_method.md": {"checks": checks},
     "docs/errors.md": {"kinds": kinds, "refusals": errors},
 }
 

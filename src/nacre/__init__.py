@@ -109,7 +109,8 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("backbones", "catalogue", "checkpoint", "core", "data", "experiment", "heads", "importance", "learner", "losses"),
+    *("backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment", "heads", "importance", "learner"),
+    "losses",
     *("memory", "methods", "metrics", "report", "rules", "schedules", "streams"),
 )
 

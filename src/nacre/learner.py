@@ -5,6 +5,7 @@ It is over 300 lines because a stage, the position in it and the way back to it 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,17 +19,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import checkpoint
+from .core import ranks, shards
 from .core.drive import Drive, MakeOptimizer, Precision
-from .core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
+from .core.errors import BadCheckpoint, BadData, BadSetting
+from .core.finite import Guard, OnNonFinite
+from .core.machine import machine, unlike
 from .core.method import Method, compose, leaves, parts_of, trainable, trains
 from .core.model import bare, device_of, evaluating, grow
 from .core.rows import Augment, Batch
 from .core.rule import Rule
 from .core.state import Stateful, check_settings, moved, state
 from .core.stream import Experience, Joined, Stream, Task
+from .core.tree import copied
 from .schedules.phases import Phases
 
-FINITE_EVERY = 50  # on accelerators the loss is read back only so often: reading waits for the device
+logger = logging.getLogger(__name__)
+WIDEST = 1_000_000  # classes of a head that has no weights to show for them
+POSITION = ("experience", "stage", "step")
 
 
 @dataclass
@@ -41,8 +48,8 @@ class Stage:
         when: Which experiences the stage runs on: "every", "first", "later", or numbers and spans such as "0,3-5".
         epochs: How often each row is met.
         steps: Optimizer steps, instead of epochs.
-        batch_size: Rows of the stream per optimizer step.
-        accumulate: Micro-batches that each step is cut into.
+        batch_size: Rows of the stream per optimizer step, on all ranks together.
+        accumulate: Micro-batches that each step is cut into, on each rank.
         clip: The largest norm of the whole gradient; None = not clipped.
         schedule: Multiplies the learning rates.
         clock: What the schedule counts: the steps of this stage on one task, or those of the whole stream.
@@ -100,6 +107,9 @@ class Listener:
     def stepped(self, learner: Learner, loss: Tensor) -> None:
         """After each step, with the loss of its rows; may save. To predict, enter `learner.reading()`."""
 
+    def left_out(self, learner: Learner, event: dict[str, Any]) -> None:
+        """Instead of `stepped` where NaN or infinity came up and the run goes on; may save. An event: see `Learner`."""
+
     def stage_ends(self, learner: Learner) -> None:
         """After each stage; the position is already that of the next one, so a save here does not repeat it."""
 
@@ -116,7 +126,14 @@ class Learner(Stateful):
         seed: Seeds everything that is drawn.
         precision: `"bf16"` runs forward passes under autocast.
         deterministic: Ask torch for deterministic algorithms while training.
-        on_nonfinite: `"stop"` raises when a loss is NaN or infinite, `"ignore"` goes on.
+        on_nonfinite: What happens when a loss, a gradient or a weight is NaN or infinite. `"stop"` raises. `"skip"` lets the
+            step not take effect: weights, buffers and the optimizer's state are as before, and no hook hears of it.
+            `"rollback"` returns to the last mark and leaves out the batches up to and including the bad one, three times in
+            a run at most. Both wait for an accelerator twice a step, and "skip" copies what a step changes.
+        mark_every: Steps of the whole run between marks, the places that "rollback" returns to; the beginning of each stage
+            is one too.
+        nonfinite: What came up and what was done, an entry an event: `task`, `stage`, `step` counted from 1, the first
+            `tensor`, what was `done`, and the number of steps after which the training was that it went `back_to`.
 
     Example:
         >>> from nacre.core.rows import TensorRows
@@ -133,21 +150,27 @@ class Learner(Stateful):
     seed: int = 0
     precision: Precision = "fp32"
     deterministic: bool = False
-    on_nonfinite: Literal["stop", "ignore"] = "stop"
+    on_nonfinite: OnNonFinite = "stop"
+    mark_every: int = 100
     experience: int = state(int)  # where we stand
     stage: int = state(int)
     step: int = state(int)
     begun: bool = state(bool)  # whether the present stage has begun
     clocks: list[int] = state(list)  # steps done by each stage over the whole stream
     classes: int = state(int)  # the head's width
+    nonfinite: list[dict[str, Any]] = state(list)
     optimizer: Optimizer | None = field(init=False, repr=False, compare=False, default=None)
     drive: Drive | None = field(init=False, repr=False, compare=False, default=None)
+    guard: Guard | None = field(init=False, repr=False, compare=False, default=None)
+    mark: dict[str, Any] | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         check_settings(self)
         self.stages = tuple(self.stages)
         if not self.stages:
             raise BadSetting("a learner needs at least one stage, such as Stage(optimizer=MadeOptimizer())")
+        if self.mark_every < 1:
+            raise BadSetting(f"a learner's mark_every is at least 1, not {self.mark_every!r}")
         owners = [id(part) for s in self.stages for part in leaves(s.method)]
         if len(set(owners)) < len(owners):
             raise BadSetting("a method object belongs to one stage: give each stage its own")
@@ -158,7 +181,7 @@ class Learner(Stateful):
 
         Raises:
             BadData: the stream was sliced, or gives another experience than the one asked for.
-            NonFinite: a loss became NaN or infinite and `on_nonfinite` is "stop".
+            NonFinite: a loss or a weight became NaN or infinite, and `on_nonfinite` is "stop" or has done what it can.
         """
         if any(part.joins for s in self.stages for part in leaves(s.method) if isinstance(part, Method)):
             stream = stream if isinstance(stream, Joined) else Joined(stream)
@@ -182,8 +205,8 @@ class Learner(Stateful):
             while self.stage < len(self.stages):
                 stage = self.stages[self.stage]
                 if stage.runs_on(met.task):
-                    self._run(stage, replace(met.task, stage=self.stage), listeners)
-                self.stage, self.step, self.begun, self.optimizer = self.stage + 1, 0, False, None
+                    self._run_through(stage, replace(met.task, stage=self.stage), listeners)
+                self.stage, self.step, self.begun, self.optimizer, self.mark = self.stage + 1, 0, False, None, None
                 for hears in listeners:
                     hears.stage_ends(self)
             self.experience, self.stage = i + 1, 0
@@ -210,23 +233,59 @@ class Learner(Stateful):
             yield
 
     def save(self, folder: str | Path) -> None:
-        """Write all that is needed to go on from here; see `nacre.checkpoint`."""
-        checkpoint.save(folder, self.state_dict())
+        """Write all that is needed to go on from here; see `nacre.checkpoint`. All ranks call it, the first one writes.
+
+        Raises:
+            NonFinite: weights are NaN or infinite, and `on_nonfinite` is "stop".
+            NotSaved: the disk is full, or cannot be written to.
+        """
+        self.check_finite()
+        tree = self.state_dict()
+        if ranks.first():
+            checkpoint.save(folder, tree)
 
     def resume(self, folder: str | Path) -> None:
-        """Take over a saved position; the next `learn` goes on from it, bit for bit."""
-        self.load_state_dict(checkpoint.load(folder))
+        """Take over a saved position; the next `learn` goes on from it, bit for bit.
+
+        Raises:
+            BadCheckpoint: it cannot be read, or is of another learner.
+        """
+        saved = checkpoint.load(folder)
+        with checkpoint.describing("this learner"):
+            self.load_state_dict(saved)
+            self.warn_if_unlike(saved)
+
+    def check_finite(self) -> None:
+        """See that no checkpoint is written of what is lost already: under "stop" weights are looked at only here.
+
+        Raises:
+            NonFinite: a loss or a weight is NaN or infinite.
+        """
+        if self.guard is not None and (found := self.guard.read()):
+            self.guard.answer(found)
+
+    def warn_if_unlike(self, saved: dict[str, Any]) -> None:
+        """Say where a saved position is not gone on from bit for bit: on another device, version or number of threads."""
+        now = machine(device_of(self.model), self.deterministic)
+        if why := unlike(saved["machine"], now):
+            logger.warning("what is resumed here equals a run that never stopped only within about 1e-4: %s", why)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything learned so far and the position, as references."""
-        return {
+        """Everything learned so far and the position, as references; weights that ranks hold in parts are gathered."""
+        here = self.mark is not None and all(self.mark[key] == getattr(self, key) for key in POSITION)
+        return {**self._state(), "mark": None if here else self.mark}  # a mark at this very place is the state itself
+
+    def _state(self) -> dict[str, Any]:
+        tree = {
             **super().state_dict(),
             "model": bare(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "stages": [
                 {"method": s.method.state_dict(), "parts": parts_of(s.method).state_dict()} for s in self.stages
             ],
+            "machine": machine(device_of(self.model), self.deterministic),
         }
+        return shards.whole_tree(tree)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Structure first (the head's width, states, modules), then weights, then the optimizer.
@@ -238,6 +297,7 @@ class Learner(Stateful):
         device = device_of(model)
         try:
             weights, optimizer, stages = kept.pop("model"), kept.pop("optimizer"), kept.pop("stages")
+            self.mark, _ = kept.pop("mark"), kept.pop("machine")
         except KeyError as missing:
             raise BadCheckpoint(
                 f"this is no learner's checkpoint, for {missing} is missing: give one that it saved"
@@ -251,6 +311,10 @@ class Learner(Stateful):
                 f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
                 "learner and model"
             )
+        if kept["classes"] > max(WIDEST, sum(t.numel() for t in weights.values())):
+            raise BadCheckpoint(
+                f"the checkpoint says that there are {kept['classes']} classes, of which its weights know none"
+            )
         super().load_state_dict(kept)
         grow(model, self.classes)
         for s, k in zip(self.stages, stages, strict=True):
@@ -260,7 +324,7 @@ class Learner(Stateful):
             assert isinstance(s.method, Method)
             s.method.prepare(model)
         try:
-            model.load_state_dict(weights)
+            model.load_state_dict(shards.cut_as(weights, model.state_dict()))
         except RuntimeError as error:
             raise BadCheckpoint(f"the checkpoint is of another model: {error}; build the one that was saved") from error
         for s, k in zip(self.stages, stages, strict=True):
@@ -270,6 +334,18 @@ class Learner(Stateful):
             assert present.optimizer is not None
             self.optimizer = present.optimizer(trainable(model, present.method))
             self.optimizer.load_state_dict(optimizer)
+            for param, own in self.optimizer.state.items():
+                own.update(shards.cut_as(own, dict.fromkeys(own, param)))
+
+    def _run_through(self, stage: Stage, task: Task, listeners: tuple[Listener, ...]) -> None:
+        """Run a stage to its end, and again from its mark wherever it is rolled back."""
+        while True:
+            try:
+                return self._run(stage, task, listeners)
+            except _RolledBack as back:
+                self._go_back()
+                for hears in listeners:
+                    hears.left_out(self, back.event)
 
     def _run(self, stage: Stage, task: Task, listeners: tuple[Listener, ...]) -> None:
         drive = Drive(
@@ -303,38 +379,75 @@ class Learner(Stateful):
         rate = stage.schedule.over(total)
         peaks = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         held = [p for group in optimizer.param_groups for p in group["params"]]
-        finite = _Finite(self, drive.device)
+        place = {"task": self.experience, "stage": self.stage}
+        self.guard = guard = Guard(self.on_nonfinite, drive.site, drive.device, place, self.nonfinite)
+        if self.mark is None:
+            self._set_mark()
         for hears in listeners:
             hears.stage_begins(self, stage, total)
         while self.step < total:
             epoch, start = divmod(self.step, per_epoch)
-            for batch in drive.batches(epoch, stage.batch_size, start):
+            for pieces in drive.steps(epoch, stage.batch_size, start, stage.accumulate):
                 now = self.clocks[self.stage] if stage.clock == "stream" else self.step
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate(now)
                 optimizer.zero_grad()
-                loss = _backward(drive, batch, stage.accumulate)
-                finite.check(loss)
-                if stage.clip is not None:
-                    nn.utils.clip_grad_norm_(held, stage.clip)
-                optimizer.step()
-                drive.stepped()
+                guard.begin()
+                loss = _backward(drive, pieces)
+                found = guard.before_step(loss, pieces)
+                if found is None:
+                    if stage.clip is not None:
+                        shards.clip(held, stage.clip)
+                    optimizer.step()
+                    found = guard.after_step()
+                if found is None:
+                    drive.stepped()
                 self.step += 1
                 self.clocks[self.stage] += 1
-                for hears in listeners:
-                    hears.stepped(self, loss)
+                if found is None:
+                    if sum(self.clocks) % self.mark_every == 0:
+                        self._set_mark()
+                    for hears in listeners:
+                        hears.stepped(self, loss)
+                else:
+                    event = guard.answer(found, self.mark["step"] if self.mark is not None else None)
+                    if event["done"] == "rolled back":
+                        raise _RolledBack(event)
+                    drive.left_out(found.step)
+                    for hears in listeners:
+                        hears.left_out(self, event)
                 if self.step >= total:
                     break
-        finite.read()
+        self.check_finite()
+        self.guard = None
+
+    def _set_mark(self) -> None:
+        """Remember everything as it is, if that is what a rollback may return to."""
+        if self.on_nonfinite == "rollback":
+            self.mark = copied(self._state() | {"mark": None})
+
+    def _go_back(self) -> None:
+        """Take over the mark; the position stays behind the step that was left out."""
+        mark, kept = self.mark, {name: getattr(self, name) for name in ("nonfinite", "clocks", "step")}
+        assert mark is not None
+        self.load_state_dict(copied(mark))
+        self.mark = mark
+        for name, value in kept.items():
+            setattr(self, name, value)
 
 
-def _backward(drive: Drive, batch: Batch, accumulate: int) -> Tensor:
+class _RolledBack(Exception):
+    """Leaves a stage, which goes on from its mark."""
+
+    def __init__(self, event: dict[str, Any]):
+        super().__init__()
+        self.event = event
+
+
+def _backward(drive: Drive, pieces: list[Batch]) -> Tensor:
     """Accumulate the gradient of one step, cut into micro-batches; the step's loss, detached."""
-    size = -(-len(batch) // accumulate)
-    sum_of = torch.zeros((), device=drive.device)
-    for low in range(0, len(batch), size):
-        piece = batch if size == len(batch) else batch.pick(slice(low, low + size))
-        loss = drive.loss(piece, len(piece) / len(batch))
+    for piece in pieces:
+        loss = drive.loss(piece)
         if loss.requires_grad:
             loss.backward()
         elif not drive.site.step:
@@ -342,35 +455,7 @@ def _backward(drive: Drive, batch: Batch, accumulate: int) -> Tensor:
                 f"the stage of {type(drive.method).__name__} trains nothing: its loss depends on no weight that requires a "
                 "gradient; free some weights, or leave the stage's optimizer out"
             )
-        sum_of += loss.detach()
-    return sum_of
-
-
-class _Finite:
-    """Watches the losses, without waiting for an accelerator at every step."""
-
-    def __init__(self, learner: Learner, device: torch.device):
-        self.learner, self.every = learner, 1 if device.type == "cpu" else FINITE_EVERY
-        self.on, self.seen = learner.on_nonfinite == "stop", 0
-        self.bad: Tensor | None = None
-
-    def check(self, loss: Tensor) -> None:
-        if not self.on:
-            return
-        bad = ~loss.isfinite()
-        self.bad = bad if self.bad is None else self.bad | bad
-        self.seen += 1
-        if self.seen % self.every == 0:
-            self.read()
-
-    def read(self) -> None:
-        if self.bad is not None and bool(self.bad):
-            at = self.learner
-            raise NonFinite(
-                f"the loss became NaN or infinite in experience {at.experience}, stage {at.stage}, within {self.every} steps "
-                f"before step {at.step + 1}: lower the learning rate, set clip, or train in fp32; "
-                'on_nonfinite = "ignore" goes on regardless'
-            )
+    return drive.lost
 
 
 def _holds(word: str, index: int) -> bool:

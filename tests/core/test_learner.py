@@ -267,5 +267,5 @@ def test_checkpoints_of_other_things_are_refused_by_name(tmp_path):
         checkpoint.load(tmp_path)
     whole = (tmp_path / "step7" / "tensors.safetensors").read_bytes()
     (tmp_path / "step7" / "tensors.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadCheckpoint, match="cannot be read"):
+    with pytest.raises(BadCheckpoint, match="was altered or cut"):
         checkpoint.load(tmp_path / "step7")

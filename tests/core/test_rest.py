@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass
 
 import pytest
+import schedulefree
 import torch
 from torch import nn
 from worlds import Net, noise, stream
@@ -130,6 +131,26 @@ def test_copies_of_weights_in_the_optimizer_rest_too_and_unknown_ones_are_refuse
         else:
             assert steps() == 3, "an optimizer that calls super().step() counts once"
             assert torch.equal(optimizer.state[net[0].weight]["z"], before["0.weight"])
+
+
+@pytest.mark.parametrize(
+    "kind", [schedulefree.SGDScheduleFree, schedulefree.AdamWScheduleFree], ids=lambda k: k.__name__
+)
+def test_what_rests_keeps_its_bits_under_the_package_schedulefree_after_its_eval_too(kind):
+    net = model()
+    rests, before = masks(net), copy.deepcopy(net.state_dict())
+    optimizer = kind(net.parameters(), lr=0.05, weight_decay=0.1)
+    optimizer.train()
+    with attached(compose(Drift(), Rest(rests)), optimizer, net):
+        for k in range(10):
+            optimizer.zero_grad()
+            net(torch.randn(5, 6, generator=dice(k))).square().sum().backward()
+            optimizer.step()
+    for turn in (optimizer.eval, optimizer.train, optimizer.eval):
+        turn()
+        for n, p in net.named_parameters():
+            assert torch.equal(bits(p)[rests[n]], bits(before[n])[rests[n]]), f"resting entries of {n} moved"
+            assert (p.detach() != before[n])[~rests[n]].float().mean() > 0.9, f"nothing else moved in {n}"
 
 
 def test_nothing_is_silently_unheard_or_attached_twice():

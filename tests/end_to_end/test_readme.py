@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/run.md", "docs/errors.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/run.md", "docs/own_method.md", "docs/errors.md"])
 def test_its_tables_are_those_of_the_classes(file):
     script = runpy.run_path(str(ROOT / "scripts/write_tables.py"))
     assert script["written"](file) == (ROOT / file).read_text(), "run: python scripts/write_tables.py"
@@ -43,7 +43,7 @@ def test_its_commands_exist():
     from nacre.cli.main import cli
 
     words = set(re.findall(r"^\$ nacre (\w+)", README, re.MULTILINE))
-    assert words == {"run", "resume", "predict", "list", "show"}
+    assert words == {"run", "resume", "predict", "list", "show", "check"}
     for word in words:
         assert CliRunner().invoke(cli, [word, "--help"]).exit_code == 0
     assert {"demo", "test"} <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

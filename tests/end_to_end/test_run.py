@@ -34,7 +34,19 @@ KEYS = {
         "moments",
         "tests",
     ),
-    *("curves", "summary", "motion", "stale", "seconds", "peak_memory_bytes", "papers", "fidelity", "started", "error"),
+    *(
+        "curves",
+        "summary",
+        "motion",
+        "stale",
+        "nonfinite",
+        "seconds",
+        "peak_memory_bytes",
+        "papers",
+        "fidelity",
+        "started",
+        "error",
+    ),
 }
 SUMMARY = {"last", "average", "union", "forgetting", "backward_transfer", "forward_transfer", "learning"}
 READ_OUT = [{"methods": [{"name": "ranpac", "width": 60}]}]

@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {  # room: other rooms that its files may im
     "integrations": ("core", "schedules", "checkpoint"),
     "catalogue": ("core", *PARTS, "methods"),
     "report": ("core",),
-    "checks": ("core", "checkpoint", "learner"),
+    "checks": ("core", "schedules", "memory", "heads", "data", "streams", "metrics", "checkpoint", "learner"),
     "experiment": (
         "core",
         *PARTS,
@@ -59,11 +59,42 @@ LOADER_HOME = "core/rows.py"
 DRAWS_AT = {"core/dice.py": "seed_global"}
 """Functions that may seed the global generators."""
 
+DRAWS_ON_PURPOSE = ("checks/disturb.py", "checks/mutants.py")
+"""Files whose business is to disturb: checks need somebody who breaks this law."""
+
 DRAWS_IN_FORK = ("backbones", "checks")
 """Rooms that may draw from the global generator inside `with torch.random.fork_rng(...)`, which puts it back."""
 
+PICKLERS = (
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "pickletools",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+)
+"""Modules that nobody imports: what they read may run code."""
+
+UNPICKLING = (
+    "torch.load",
+    "torch.save",
+    "torch.jit.load",
+    "torch.hub.load",
+    "pandas.read_pickle",
+    "numpy.save",
+    "numpy.savez",
+)
+"""Functions that nobody calls; `numpy.load` says `allow_pickle=False`."""
+
 NO_FACE = ("core", "cli")
 """Rooms imported file by file: `core` because it is the contract, `cli` because nobody imports it."""
+
+PARTS_INSIDE = ("checks",)
+"""Rooms whose parts are not for use: partners and mutants of the checks."""
 
 SHOWN_IS_OFFERED = (*PARTS, "metrics", "methods", "checks")
 """Rooms in which what is shown by an example in its docstring is public, so that the face must list it."""

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
-FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130  # and 143 after SIGTERM
 CODES = """\b
 Exit codes:
     0  done
     1  failed on the way: data, files, a loss that is no number
     2  wrong usage or config: an unknown name, a bad setting, a missing package
     3  nothing to do: the run is finished already
-  130  interrupted; `nacre resume` goes on"""
+  130  interrupted (SIGINT), and 143 ended (SIGTERM), after the present step was saved: `nacre resume` goes on;
+       a second signal ends it at once"""
 
 
 class Commands(click.Group):
@@ -32,9 +33,9 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click ends a broken pipe without a word
         except KeyboardInterrupt as stop:
-            folder = stop.args[0] if stop.args else "DIR"
-            click.secho(f"interrupted; `nacre resume {folder}` goes on from the last checkpoint", fg="yellow", err=True)
-            sys.exit(INTERRUPTED)
+            said, code = stop.args if len(stop.args) == 2 else ("interrupted", INTERRUPTED)
+            click.secho(said, fg="yellow", err=True)
+            sys.exit(code)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
@@ -173,6 +174,38 @@ def show(name: str) -> None:
     from .telling import show_part
 
     show_part(name)
+
+
+CHECKS = """\b
+  nacre check my_module:MyMethod                every check that applies, on every instance of its examples()
+  nacre check my_module.py                      every method, rule and memory that the file defines
+  nacre check EWC --only resumes_exactly,grows  one of ours, by its name"""
+
+
+@cli.command(epilog=CHECKS)
+@click.argument("names", metavar="PART...", nargs=-1, required=True)
+@click.option("--only", metavar="CHECK,CHECK", help="Some checks, by name.")
+@click.option("--seed", default=0, show_default=True, help="Seeds the worlds and the choice of steps.")
+@click.option("--fast", is_flag=True, help="Leave out what compiles a model or starts several processes.")
+def check(names: tuple[str, ...], only: str | None, seed: int, fast: bool) -> None:
+    """Prove that PART keeps the contract: it resumes exactly, grows, composes, does not peek, and so on.
+
+    PART is `module:Class`, a file, or a method of ours. What it names is imported. Exit code 1 says that a check fails.
+    """
+    import logging
+
+    from .checking import check_parts
+
+    chosen = [name.strip() for name in only.split(",")] if only else []
+    logger = logging.getLogger("nacre")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # checks do on purpose what is warned of
+    try:
+        good = check_parts(names, chosen, seed, fast)
+    finally:
+        logger.setLevel(level)
+    if not good:
+        sys.exit(FAILED)
 
 
 def main() -> None:

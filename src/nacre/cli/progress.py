@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from torch import Tensor
 
+from ..core import ranks
 from ..core.run import Result, Run, percent
 from ..experiment import Config, Observer, Trial
-from ..learner import Learner, Stage
+from ..learner import Learner, Listener, Stage
 from ..metrics import Matrix
+
+T = TypeVar("T")
 
 
 @contextmanager
-def progress(name: str) -> Iterator[Shown]:
-    """What shows the progress of a run inside the block."""
+def progress(name: str) -> Iterator[Listener]:
+    """What shows the progress of a run inside the block; only the first of several ranks does."""
+    if not ranks.first():
+        yield Listener()
+        return
     if not sys.stderr.isatty():
         yield Shown(name)
         return
@@ -41,6 +47,22 @@ def _columns() -> tuple[Any, ...]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+
+
+def counting(items: Sequence[T], name: Callable[[T], str]) -> Iterator[T]:
+    """The items one by one, with a bar on a terminal that names the present one."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*_columns(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(items), note="")
+        for item in items:
+            bar.update(task, note=name(item))
+            yield item
+            bar.advance(task)
 
 
 @contextmanager

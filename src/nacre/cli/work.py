@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +12,20 @@ from pathlib import Path
 
 import click
 
-from ..core.errors import BadData
+from ..core import ranks
+from ..core.durable import write_text
+from ..core.errors import BadData, BadSetting
 from ..core.run import Run
-from ..experiment import Comparison, Config, Experiment, compared_in, default_comparison, device_of, slug
+from ..experiment import (
+    Comparison,
+    Config,
+    Experiment,
+    Stopping,
+    compared_in,
+    default_comparison,
+    device_of,
+    slug,
+)
 from ..report import Sheet, comparison, matrix, references, show
 from .progress import progress, rows_progress
 
@@ -22,14 +35,16 @@ RUNS = Path("runs")
 def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
     """Run one config."""
     config = Config.load(path, changes)
-    out = out if out is not None else _fresh(config.run.name)
-    with _in(out), progress(config.run.name) as hears:
-        record = Experiment(config).run(out, hears)
-    _tell([record], out)
+    with ranks.joined():
+        out = Path(ranks.told(str(out if out is not None else _fresh(config.run.name))))
+        with _in(out) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).run(out, hears, stopping)
+        _tell([record], out)
 
 
 def run_comparison(changes: Sequence[str], out: Path | None) -> None:
     """Run the embedded comparison."""
+    _refuse_ranks()
     _compare(default_comparison(changes), out if out is not None else _fresh("comparison"))
 
 
@@ -39,14 +54,23 @@ def resume_any(folder: Path) -> None:
         raise BadData(f"there is no folder {folder}: give that of a run, as `nacre run --out` made it")
     several = compared_in(folder)
     if several is not None:
+        _refuse_ranks()
         _compare(several, folder)
         return
     if not (folder / "config.toml").is_file():
         raise BadData(f"{folder} is no run's folder{_held(folder)}")
     config = Config.load(folder)
-    with _in(folder), progress(config.run.name) as hears:
-        record = Experiment(config).resume(folder, hears)
-    _tell([record], folder)
+    with ranks.joined():
+        with _in(folder) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).resume(folder, hears, stopping)
+        _tell([record], folder)
+
+
+def _refuse_ranks() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadSetting(
+            "a comparison runs its rows in processes of its own: start it without a launcher, or give one config"
+        )
 
 
 def _held(folder: Path) -> str:
@@ -67,23 +91,31 @@ def _compare(several: Comparison, out: Path) -> None:
     sheet = comparison(runs, several.bounds, _title(runs[0]))
     papers = references(runs)
     page = [sheet.markdown(), *([several.text] if several.text else []), "\n".join(f"- {p}" for p in papers)]
-    (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    write_text(out / "comparison.md", "\n\n".join(page) + "\n")
     several.save(out, runs)
     text = [several.text] if several.text else []
     show(sheet, *text, "\n".join(["Methods:", *(f"  {p}" for p in papers)]), f"kept in {out}")
 
 
 @contextmanager
-def _in(out: Path) -> Iterator[None]:
-    """Say where a run is kept, when it begins and when it is interrupted."""
-    click.echo(f"in {out}", err=True)
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(out)) from stop
+def _in(out: Path) -> Iterator[Stopping]:
+    """Say where a run is kept, when it begins and when it is interrupted; signals are heard inside."""
+    if ranks.first():
+        click.echo(f"in {out}", err=True)
+    else:
+        logging.getLogger().setLevel(logging.ERROR)  # what the first rank says is enough
+    with Stopping(signal.SIGINT, signal.SIGTERM) as stopping:
+        try:
+            yield stopping
+        except KeyboardInterrupt as stop:
+            kept = any((out / name).is_file() for name in ("config.toml", "comparison.json"))
+            go_on = f"`nacre resume {out}` goes on where it stopped" if kept else "it had not begun, so nothing is kept"
+            raise KeyboardInterrupt(f"interrupted: {go_on}", getattr(stop, "code", 130)) from stop
 
 
 def _tell(runs: list[Run], out: Path) -> None:
+    if not ranks.first():
+        return
     run = runs[0]
     papers = references(runs)
     parts: list[Sheet | str] = [matrix(run), comparison(runs, title=_title(run))]

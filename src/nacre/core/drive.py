@@ -3,6 +3,11 @@
 One step: take rows (raw) -> `shape_batch` -> augment -> forward -> `shape_logits` -> `objective` + `loss` -> backward ->
 `shape_grads` -> optimizer -> `shape_weights` -> `resting` -> `after_step`. One stage: grow the head -> `prepare` ->
 `begin_stage` -> `prepare` -> the optimizer is made -> modes are set -> steps -> `end_stage`.
+
+Where several ranks learn together, each calls the model on its own rows of a step; gradients, running statistics and the loss
+are averaged at the end of the step's last backward pass, and `after_step` hears the rows of all.
+
+It is over 300 lines because the one order of hooks is told in one place.
 """
 
 from __future__ import annotations
@@ -17,16 +22,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from . import ranks, shards
 from .dice import dice, seed_global
-from .errors import BadData, BadSetting, TooFewRows
+from .errors import BadSetting, RanksDiffer
 from .method import Method, compose, parts_of, trainable
-from .model import Outputs, bare, device_of, evaluating, forward, grow
-from .rows import Augment, Batch, batches
+from .model import Outputs, bare, called, device_of, evaluating, forward, grow
+from .pieces import cut, exchanged, sizes
+from .reduce import Reducer
+from .refusals import check_labels, check_layers, check_norms, check_width
+from .rows import Augment, Batch, Cut
 from .rule import Rule, Site, hooked
 from .stream import Task
 
 MakeOptimizer = Callable[[dict[str, nn.Parameter]], Optimizer]
 """Makes an optimizer from parameters by name."""
+WHOLE = 1 - 1e-6
+"""From here on a sum of parts is the whole."""
 Precision = Literal["fp32", "bf16"]
 
 
@@ -35,7 +46,8 @@ class Drive:
 
     Args:
         method: A method, a rule, or several composed.
-        model: The model, wrapped (DDP, compile) or not.
+        model: The model, wrapped (DDP, compile) or not, or cut by `fully_shard`. What DDP wraps is called without it: the
+            driver averages gradients itself, so a head may grow and weights may go unused.
         optimizer: A function from named parameters to an optimizer, which then also holds what the method adds; or an
             optimizer; or None where nothing is trained.
         task: What is to be learned.
@@ -82,19 +94,24 @@ class Drive:
         begun: bool = False,
     ):
         self.method: Method = method if isinstance(method, Method) else compose(method)
-        self.called, self.model = model, bare(model)
+        self.called, self.model = called(model), bare(model)
+        self.in_parts = any(map(shards.is_sharded, self.model.parameters()))
         self.given = optimizer
         self.augment, self.seed, self.frozen_norms, self.precision = augment, seed, frozen_norms, precision
         self.start, self.begun = step, begun
         self.device = device_of(self.model)
         self.task = replace(
-            task, device=str(self.device), augment=self._augmented, outputs=self._outputs, objective=self._objective
+            task, device=str(self.device), augment=self._seen_at, outputs=self._outputs, objective=self._objective
         )
         self.place = (seed or 0, task.index, task.stage)
+        self.world = ranks.world()
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
         self.pieces = 0  # how many of them, heard or not
-        self.shared = 0.0  # which part of the step's rows they held
+        self.shared = 0.0  # which part of this rank's rows of the step they held
+        self.nothing = torch.zeros((), device=self.device)
+        self.lost = self.nothing  # the loss of the step so far; of all ranks after its last backward pass
+        self.reducer: Reducer | None = None
         self.modes: list[tuple[nn.Module, bool]] = []
         self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
         self.stack = ExitStack()
@@ -107,6 +124,9 @@ class Drive:
             if self.given is not None:
                 named = trainable(self.model, self.method)
                 self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
+                if self.world > 1:
+                    self.reducer = Reducer([p for group in self.optimizer.param_groups for p in group["params"]])
+                    stack.callback(self.optimizer.register_step_pre_hook(self.reducer.before_step).remove)
                 self.site = stack.enter_context(hooked(self.method, self.optimizer, self.model, named, self.start))
                 if left_out := [n for n in named if n.startswith("parts.") and n not in self.site.params]:
                     raise BadSetting(
@@ -114,6 +134,8 @@ class Drive:
                         "named parameters to an optimizer"
                     )
                 self._set_modes()
+                if self.reducer is not None:
+                    self.reducer.follow(self.model)
             self.stack = stack.pop_all()
         return self
 
@@ -127,8 +149,12 @@ class Drive:
                     "new weights: give Drive a function from named parameters to an optimizer, or call nacre.grow first"
                 )
         self.method.prepare(self.model)
+        if self.world > 1:
+            check_layers(self.model)
+            shards.refuse_unknown_layout(self.model)
+            ranks.broadcast(list(shards.replicated(self._tensors()).values()))
         if not self.begun:
-            with self.casting():
+            with self._learning():
                 self.method.begin_stage(self.model, self.task)
             self.method.prepare(self.model)
 
@@ -141,10 +167,21 @@ class Drive:
             return
         if self.given is not None and hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]  schedule-free: the weights that are read
+        if self.world > 1:  # statistics that no norm layer keeps
+            ranks.broadcast(list(self.model.buffers()))
         if self.seed is not None:
             seed_global(*self.place, "end")
-        with self.casting():
+        with self._learning():
             self.method.end_stage(self.model, self.task)
+        self._check_replicas()
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Where a method reads rows by itself. Weights in parts are gathered on all ranks: each then reads all rows."""
+        with ranks.apart() if self.in_parts else nullcontext(), self.casting():
+            yield
+        if self.in_parts:  # gradients that were taken on the way
+            self.model.zero_grad()
 
     def order(self, epoch: int) -> Tensor:
         """The positions of the task's rows in the order in which this epoch takes them."""
@@ -152,53 +189,110 @@ class Drive:
         return self.method.shape_order(shuffled, self.task, epoch)
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
-        """The task's rows of one epoch, shuffled, as raw batches on the model's device, from batch `start` on."""
-        return batches(self.task.train, size, self.order(epoch), start, self.device)
+        """The task's rows of one epoch, shuffled, as raw batches on the model's device, from batch `start` on.
+
+        `size` counts the rows of all ranks; each is given its own part, which may be empty in the last batch.
+        """
+        for pieces in self.steps(epoch, size, start):
+            yield from pieces
+
+    def steps(self, epoch: int, size: int, start: int = 0, accumulate: int = 1) -> Iterator[list[Batch]]:
+        """The same, each step's rows cut into `accumulate` micro-batches (of this rank); give each to `loss`."""
+        if self.task.train is None:
+            return
+        order = self.order(epoch)
+        for low in range(start * size, len(order), size):
+            step = order[low : low + size]
+            if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
+                check_norms(self.task, self.model)  # on all ranks
+            yield cut(self.task.train, step, accumulate, self.device, self.in_parts)
 
     def loss(self, batch: Batch, share: float = 1.0) -> Tensor:
         """The loss of one micro-batch; call `backward()` on it.
 
         Args:
-            batch: Raw rows of the task.
-            share: The part of this step's rows that this micro-batch brings: 1 without accumulation.
+            batch: Raw rows of the task. Rows that another loader cut over ranks count alike on each rank.
+            share: The part of this batch's rows that this micro-batch brings: 1 for all of it, and for pieces of `steps`.
         """
         for module, training in self.modes:  # loops of others call model.train() before every step
             if module.training is not training:
                 module.training = training
+        if self.shared > WHOLE:  # a closure's next pass, or pieces that do not say their share
+            self.shared, self.lost = 0.0, self.nothing
+        if self.world > 1 or share != 1.0 or batch.cut is not None:
+            batch, place = self._placed(batch, share)
+        else:
+            place = Cut(self.pieces, 1.0, (1,))
+        if len(batch) or self.world == 1:
+            loss = self._loss(batch, place.number)
+        else:  # none of the step's rows is ours
+            loss = torch.zeros((), device=self.device, requires_grad=True)
+        weight = self.world * batch.share
+        loss = loss if weight == 1.0 else weight * loss
+        self.pieces += 1
+        self.shared += place.part
+        self.lost = self.lost + loss.detach().float()  # another tensor each time: loops keep it
+        if self.reducer is not None:
+            self.reducer.watch(loss, self.lost, place.pieces, last=self.shared > WHOLE)
+        return loss
+
+    def _placed(self, batch: Batch, share: float) -> tuple[Batch, Cut]:
+        """The batch with its part of the step over all ranks, and its place among the pieces."""
+        world, rank = self.world, ranks.rank()
+        number, place = self.pieces if rank == 0 else f"{rank}.{self.pieces}", batch.cut
+        if place is None:  # rows that somebody else cut: each rank's count alike
+            batch, place = replace(batch, share=1 / world, before=rank / world), Cut(number, 1.0, (1,) * world)
         if share != 1.0:
-            batch = replace(batch, share=share, before=self.shared)
-            self.shared += share
+            before = batch.before + self.shared * batch.share
+            batch = replace(batch, share=share * batch.share, before=before)
+            place = replace(place, number=number, part=share * place.part)
+        return batch, place
+
+    def _loss(self, batch: Batch, number: int | str) -> Tensor:
         first = not self.site.step and not self.pieces
         if first:
-            self._check_labels(batch)
+            check_labels(self.task, batch)
         if len(batch) == 1:
-            self._check_norms()
+            check_norms(self.task, self.model)
         if "shape_batch" in self.heard:
             batch = self.method.shape_batch(batch)
         if self.augment is not None:
-            batch = self._augmented(batch, self.site.step, self.pieces)
+            batch = self._augmented(batch, self.site.step, number)
         if self.seed is not None:
-            seed_global(*self.place, self.site.step, self.pieces)
-        with self.casting():
+            seed_global(*self.place, self.site.step, number)
+        spare = not batch.share  # rows that only keep the ranks in step
+        with self.casting(), evaluating(self.model) if spare else nullcontext():
             out = forward(self.called, batch)
             if first:
-                self._check_width(out, batch)
+                check_width(self.task, out, batch)
             if "shape_logits" in self.heard:
                 out = replace(out, competing=self.method.shape_logits(out.logits, batch))
             loss = self.method.objective(self.model, batch, out)
             if "loss" in self.heard:
-                loss = loss + self.method.loss(self.model, batch, out)
-        self.pieces += 1
-        if "after_step" in self.heard:
+                with shards.explained(self.method):
+                    loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
+        if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
-        return loss if share == 1.0 else share * loss
+        return loss
 
     def stepped(self) -> None:
         """Call after `optimizer.step()`. A step that did not take effect is forgotten."""
         pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
-        if self.site.took_effect:
-            for batch, out in pending:
+        self.lost = self.nothing
+        if self.site.took_effect and "after_step" in self.heard:
+            for batch, out in exchanged(pending, self.device):
                 self.method.after_step(batch, out, self.site)
+
+    def left_out(self, step: int) -> None:
+        """Call instead of `stepped` where `step`, counted from 1, was not taken or was undone: no hook hears of it.
+
+        It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
+        """
+        self.pending, self.pieces, self.shared = [], 0, 0.0
+        self.lost = self.nothing
+        self.site.step = step
+        if self.reducer is not None:
+            self.reducer.follow(self.model)  # the running statistics may be those of before
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -228,6 +322,12 @@ class Drive:
             return batch
         return self.augment(replace(batch, raw=batch.x), dice(*self.place, *at, "augment"))
 
+    def _seen_at(self, batch: Batch, *at: int | str) -> Batch:
+        """Rows as the stage sees them, dropout included, by dice of this place."""
+        if self.seed is not None:
+            seed_global(*self.place, *at)
+        return self._augmented(batch, *at)
+
     def _outputs(self, batch: Batch) -> Outputs:
         with self.casting():
             out = forward(self.model, batch)
@@ -237,33 +337,22 @@ class Drive:
         with self.casting():
             return self.method.objective(self.model, batch, self._outputs(batch))
 
-    def _check_labels(self, batch: Batch) -> None:
-        """Once a stage: the first labels are among the task's classes."""
-        known = self.task.classes
-        if known and batch.y.ndim == 1 and not batch.y.is_floating_point() and len(batch):
-            strange = sorted(set(batch.y.tolist()) - set(known))
-            if strange:
-                raise BadData(
-                    f"task {self.task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}: name them all"
-                )
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the model and of the methods' parts."""
+        parts = parts_of(self.method)
+        found = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return found | {f"parts.{n}": t for n, t in (*parts.named_parameters(), *parts.named_buffers())}
 
-    def _check_width(self, out: Outputs, batch: Batch) -> None:
-        """Once a stage: the model answers for all classes of the task."""
-        if batch.y.ndim != 1 or batch.y.is_floating_point() or not len(batch):
+    def _check_replicas(self) -> None:
+        """See that what was learned is the same on every rank."""
+        if self.world == 1:
             return
-        highest = max((*self.task.classes, int(batch.y.max())))
-        if highest >= out.logits.shape[-1]:
-            raise BadSetting(
-                f"the task has class {highest}, but the model answers for {out.logits.shape[-1]} classes: give it a head with "
-                "a method grow(classes), such as nacre.heads.GrowingLinear, or one that is wide enough; and name the classes "
-                "in Task(index, rows, classes)"
-            )
-
-    def _check_norms(self) -> None:
-        if any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.model.modules()):
-            raise TooFewRows(
-                "a batch of one row cannot be normalised by BatchNorm1d: choose a batch_size (and accumulate) that leaves no "
-                f"single row of the {self.task.rows} of task {self.task.index}"
+        held = shards.replicated({"model": self._tensors(), "method": self.method.state_dict()})
+        if found := ranks.differing(held):
+            raise RanksDiffer(
+                f"after task {self.task.index}, stage {self.task.stage}, the ranks hold different {', '.join(found[:6])}: was "
+                "something drawn, counted or learned from one rank's rows? What is learned in a step belongs in after_step, "
+                "which hears the rows of all"
             )
 
     def _set_modes(self) -> None:

@@ -55,6 +55,10 @@ class BadCheckpoint(NacreError, ValueError):
     """A folder that is no checkpoint, or one of another composition."""
 
 
+class NotSaved(NacreError, OSError):
+    """Something could not be written: no room, no permission. What was saved before is untouched."""
+
+
 class MissingExtra(NacreError, ImportError):
     """An optional package is not installed; the message says which extra brings it."""
 
@@ -64,6 +68,14 @@ class MissingExtra(NacreError, ImportError):
 
 class NonFinite(NacreError, ArithmeticError):
     """A loss or a weight became NaN or infinite."""
+
+
+class LostRank(NacreError, RuntimeError):
+    """A rank waits for others that have failed, ended, or are doing something else."""
+
+
+class RanksDiffer(NacreError, RuntimeError):
+    """Replicas that should be equal hold different bits."""
 
 
 def shown(value: object) -> str:

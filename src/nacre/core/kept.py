@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .shards import local, shaped_like
 from .state import grown
 
 _CHUNK = 1 << 19  # entries that are selected at once on the CPU: they stay in its cache
@@ -12,12 +13,16 @@ _INTS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers as wide as 
 
 
 class Kept:
-    """The old value of one parameter, with views made once: at each step only the arithmetic is left."""
+    """The old value of one parameter, with views made once: at each step only the arithmetic is left.
+
+    Of a parameter in parts it is this rank's part; `seen` is what rules are shown.
+    """
 
     def __init__(self, param: nn.Parameter):
-        self.param, self.live = param, param.data
-        self.place = (param.data_ptr(), param.shape)
+        self.param, self.live = param, local(param.data)
+        self.place = _place(param)
         self.old = torch.empty_like(self.live)
+        self.seen = shaped_like(self.old, param.data)
         self.asked: Tensor | None = None
         self.version = -1
         self.mask = torch.empty(0)
@@ -25,14 +30,14 @@ class Kept:
 
     def fits(self) -> bool:
         """Whether the parameter's memory is where it was."""
-        return self.place == (self.param.data_ptr(), self.param.shape)
+        return self.place == _place(self.param)
 
     def rest(self, mask: Tensor) -> None:
         """Take the mask of this step; one that is the same as before is not looked at again."""
         if mask is self.asked and not mask.is_inference() and mask._version == self.version:
             return
         self.asked, self.version = mask, -1 if mask.is_inference() else mask._version
-        self.mask = grown(mask.to(self.live.device), self.live, False)
+        self.mask = local(grown(mask.to(self.live.device), self.param.data, False))
         self.views = integers(self.live, self.old, self.mask)
 
     def put_back(self) -> None:
@@ -41,6 +46,10 @@ class Kept:
             torch.where(self.mask, self.old, self.live, out=self.live)
         else:
             select(*self.views)
+
+
+def _place(param: nn.Parameter) -> tuple[int, torch.Size]:
+    return local(param.data).data_ptr(), param.shape
 
 
 def integers(new: Tensor, old: Tensor, rests: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

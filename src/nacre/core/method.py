@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from .model import Outputs, forward, mean_loss
 from .paper import Fidelity, Paper
 from .rows import Batch
 from .rule import Rule, Site
+from .shards import over_parts
 from .state import Tensors
 from .stream import Task
 
@@ -29,25 +30,21 @@ class Method(Rule):
         parts: Modules that the method trains beside the model; they reach the optimizer as `parts.<Method>.<name>`.
         paper: Where the method comes from.
         fidelity: How sure we are that it is what was published.
-        off: Settings at which the method equals fine-tuning.
         joins: Whether the method is trained on the whole stream at once, as bounds are.
+        keeps: How the bytes of its state go with the length of the stream, beside what follows the head: `"constant"`,
+            `"per class"` (the same after many tasks of the same classes), or `"per task"`.
     """
 
     paper: ClassVar[Paper | None] = None
     fidelity: ClassVar[Fidelity] = "faithful"
-    off: ClassVar[dict[str, Any]] = {}
     joins: ClassVar[bool] = False
+    keeps: ClassVar[Literal["constant", "per class", "per task"]] = "constant"
     TASK_HOOKS: ClassVar[tuple[str, ...]] = (
         "prepare", "begin_stage", "shape_order", "shape_batch", "shape_logits", "objective", "loss", "after_step",
         "end_stage",
     )  # fmt: skip
 
     parts: nn.ModuleDict = field(init=False, repr=False, compare=False, default_factory=nn.ModuleDict)
-
-    @classmethod
-    def examples(cls) -> Iterator[Method]:
-        """Small instances that shared checks test the class with."""
-        yield cls()
 
     def prepare(self, model: nn.Module) -> None:  # each, in order
         """Make the model and my parts what my state says: modules, requires_grad.
@@ -146,7 +143,7 @@ class Composed(Method):
         return self._one("objective").objective(model, batch, out)
 
     def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
-        return sum(m.loss(model, batch, out) for m in self.methods if m.overrides("loss"))
+        return sum(over_parts(m.loss(model, batch, out)) for m in self.methods if m.overrides("loss"))
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
         return reduce(lambda g, m: m.shape_grads(g, site), self.members, grads)

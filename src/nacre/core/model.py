@@ -11,12 +11,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import BadData, BadModel
+from . import shards
+from .errors import BadData, BadModel, BadSetting
 from .rows import Batch
 
 WRAPPERS = {
@@ -34,6 +36,29 @@ def bare(model: nn.Module) -> nn.Module:
     """The model inside any DDP, FSDP or torch.compile wrapper."""
     while (place := WRAPPERS.get(type(model).__name__)) is not None:
         model = getattr(model, place)
+    return model
+
+
+def called(model: nn.Module) -> nn.Module:
+    """What a driver calls for an answer: the model without DDP, whose place the driver takes.
+
+    Raises:
+        BadSetting: a wrapper that cannot be left out, or that flattens the weights.
+    """
+    while type(model).__name__ == "DistributedDataParallel":
+        model = getattr(model, WRAPPERS["DistributedDataParallel"])
+    inner = model
+    while (place := WRAPPERS.get(type(inner).__name__)) is not None:
+        if type(inner).__name__ == "FullyShardedDataParallel":
+            raise BadSetting(
+                "FullyShardedDataParallel keeps flat pieces of weights, which have no names: use its successor, "
+                "torch.distributed.fsdp.fully_shard(model)"
+            )
+        inner = getattr(inner, place)
+        if type(inner).__name__ == "DistributedDataParallel":
+            raise BadSetting(
+                "DDP inside torch.compile: wrap the other way, DDP(torch.compile(model)), or leave DDP out"
+            )
     return model
 
 
@@ -83,6 +108,7 @@ def forward(model: nn.Module, batch: Batch) -> Outputs:
     """Answer for `batch`; a model with `takes_task = True` is told the task ids."""
     told = {"task": batch.task} if getattr(bare(model), "takes_task", False) else {}
     answer = model(**batch.x, **told) if isinstance(batch.x, Mapping) else model(batch.x, **told)
+    shards.resharded(model)
     if isinstance(answer, Tensor):
         return Outputs(answer, answer)
     extra = getattr(answer, "extra", None)
@@ -129,8 +155,9 @@ def grow(model: nn.Module, classes: int, task_id: int | None = None, members: Se
         Whether any head became wider.
     """
     wider = False
-    for module in bare(model).modules():
+    for name, module in bare(model).named_modules():
         if callable(more := getattr(module, "grow", None)):
+            shards.refuse_growth(module, name, classes)
             wider = bool(more(classes)) or wider
         if task_id is not None and callable(own := getattr(module, "own", None)):
             own(members, task_id)
@@ -178,5 +205,6 @@ def fingerprint(model: nn.Module) -> str:
         if any(name == p or name.startswith(p + ".") for p in prefixes):
             continue
         digest.update(name.encode())
-        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        bits: Any = shards.whole(t.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(bits)
     return digest.hexdigest()

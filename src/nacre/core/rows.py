@@ -20,6 +20,21 @@ FILL = {"ids": -1, "source": 0, "weight": 1.0, "task": -1}
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where a piece stands among those that the rows of a step were cut into, over all ranks.
+
+    Attributes:
+        number: Which of them it is, the ranks' pieces following each other; or another name that only it has.
+        part: The part of its rank's rows that it holds.
+        pieces: How many each rank has.
+    """
+
+    number: int | str
+    part: float
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some rows on their way through a model.
 
@@ -32,8 +47,9 @@ class Batch:
         task: (rows,) task id; None = hidden.
         extra: Fields of methods, (rows, ...); NaN or -1 where a row has none.
         raw: `x` before augmentation: what a memory stores.
-        share: The part of this step's stream rows that this micro-batch holds; set by the driver.
-        before: The part that earlier micro-batches of the step held.
+        share: The part of this step's stream rows, of all ranks, that this micro-batch holds; set by the driver.
+        before: The part that earlier micro-batches of the step hold.
+        cut: Where it stands among the pieces of the step; None = the step was not cut.
     """
 
     x: Any
@@ -46,6 +62,7 @@ class Batch:
     raw: Any = None
     share: float = 1.0
     before: float = 0.0
+    cut: Cut | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -81,6 +98,7 @@ class Batch:
             _at(self.raw, use),
             self.share,
             self.before,
+            self.cut,
         )
 
 
@@ -215,6 +233,7 @@ def cat(*parts: Batch) -> Batch:
         raw=raw,
         share=parts[0].share,
         before=parts[0].before,
+        cut=parts[0].cut,
         **{name: joined(name) for name in FILL},
     )
 

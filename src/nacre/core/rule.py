@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 import torch
@@ -20,9 +20,10 @@ from torch.optim import Optimizer
 from .errors import BadSetting, BadStep, BadUse
 from .kept import Kept
 from .model import bare
+from .shards import explained, local, norm
 from .state import Stateful, Tensors
 
-COPIES = {"z", "ax", "master", "master_param"}
+COPIES = {"z", "ax", "master", "master_param", "slow_buffer", "slow_params", "lookahead_slow_buff"}
 """Optimizer state that is itself weights: schedule-free's `z`, ASGD's `ax`, fp32 masters. It rests with them."""
 
 _ATTACHED: WeakSet[Optimizer] = WeakSet()
@@ -37,7 +38,7 @@ class Site:
         optimizer: The optimizer that steps.
         params: What the optimizer holds, by name; trainable parts of methods read `parts.<Method>.<name>`.
         rule: The whole composition.
-        step: How many steps of this stage took effect.
+        step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
     """
 
@@ -60,7 +61,13 @@ class Site:
 
 @dataclass
 class Rule(Stateful):
-    """Reshapes optimizer steps; knows steps, not tasks. Every hook is the identity unless overridden."""
+    """Reshapes optimizer steps; knows steps, not tasks. Every hook is the identity unless overridden.
+
+    Attributes:
+        off: Settings at which the part leaves the optimizer alone, bit for bit.
+    """
+
+    off: ClassVar[dict[str, Any]] = {}
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:  # pipe
         """Change the gradients once a step, before the optimizer reads them.
@@ -191,8 +198,7 @@ class _Shaper:
             raise BadStep(
                 "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        found_inf = getattr(optimizer, "found_inf", None)
-        self.site.took_effect = found_inf is None or not bool(found_inf)
+        self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
         if not self.site.took_effect:
             return None
         self._keep_old()
@@ -218,9 +224,10 @@ class _Shaper:
             return
         if self.weights_shaped:
             new = {n: p.data for n, p in self.site.params.items()}
-            for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
-                if weight is not new[n]:
-                    new[n].copy_(weight)
+            with explained(self.rule):
+                for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
+                    if weight is not new[n]:
+                        new[n].copy_(weight)
         if self.old and not self.checked:
             _refuse_unknown_copies(optimizer, self.site, self.old)
             self.checked = True
@@ -231,9 +238,10 @@ class _Shaper:
 
     def _shape_grads(self) -> None:
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
-        for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
-            if grad is not grads[n]:
-                self.site.params[n].grad = grad
+        with explained(self.rule):
+            for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
+                if grad is not grads[n]:
+                    self.site.params[n].grad = grad
 
     def _keep_old(self) -> None:
         """Copy what will be put back or asked for; only tensors that a rule touches at this step."""
@@ -250,10 +258,10 @@ class _Shaper:
             if n in asked:
                 kept.rest(asked[n])
         held = [self.kept[n] for n in names]
-        self.old = {n: kept.old for n, kept in zip(names, held, strict=True)}
+        self.old = {n: kept.seen for n, kept in zip(names, held, strict=True)}
         if held:
             torch._foreach_copy_([kept.old for kept in held], [kept.live for kept in held])
-        self.copies = {(n, key): own[key].clone() for n, own, key in self._copies()}
+        self.copies = {(n, key): local(own[key]).clone() for n, own, key in self._copies()}
 
     def _copies(self) -> Iterator[tuple[str, dict[str, Tensor], str]]:
         """Each copy of a resting weight in the optimizer's state: (name, the weight's state, key)."""
@@ -266,9 +274,9 @@ class _Shaper:
 
     def _put_copies_back(self) -> None:
         for n, own, key in self._copies():
-            kept = self.kept[n]
+            kept, copy = self.kept[n], local(own[key])
             before = self.copies.get((n, key), kept.old)  # before its first step a copy was the weight itself
-            torch.where(kept.mask, before.to(own[key].dtype), own[key], out=own[key])
+            torch.where(kept.mask, before.to(copy.dtype), copy, out=copy)
 
 
 def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> None:
@@ -281,11 +289,11 @@ def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> No
         return
     near: dict[str, list[bool]] = {}
     for n, weight in old.items():
-        size = weight.float().norm()
+        size = norm(weight.float())
         for key, value in optimizer.state.get(site.params[n], {}).items():
             alike = isinstance(value, Tensor) and value.shape == weight.shape and weight.numel() > 1
             if alike and key not in COPIES and size > 0:
-                near.setdefault(key, []).append(bool((value.float() - weight.float()).norm() < 0.5 * size))
+                near.setdefault(key, []).append(bool(norm(value.float() - weight.float()) < 0.5 * size))
     for key in (k for k, found in near.items() if all(found)):
         raise BadStep(
             f"{type(optimizer).__name__} keeps a copy of the weights in state[{key!r}]; rest would be undone through it. If "

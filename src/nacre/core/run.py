@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .durable import write_text
 from .errors import BadData
 
 FORMAT = "nacre-run-1"
@@ -38,6 +38,7 @@ class Result:
         summary: Figures read off the matrix, by name.
         motion: Moment -> what had moved since its task began: `total`, and `tensors` by name.
         stale: Moment -> tasks that were answered with statistics of another backbone.
+        nonfinite: Where a loss, a gradient or a weight became NaN or infinite, which tensor was the first, and what was done.
         seconds: Time of `training`, `evaluation` and `saving`.
         peak_memory_bytes: The most memory used.
     """
@@ -50,6 +51,7 @@ class Result:
     summary: dict[str, float] = field(default_factory=dict)
     motion: dict[str, Any] = field(default_factory=dict)
     stale: dict[str, list[int]] = field(default_factory=dict)
+    nonfinite: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
 
@@ -136,7 +138,8 @@ class Run:
             )
         run = Run(**{f.name: saved[f.name] for f in fields(Run) if f.name != "results" and f.name in saved})
         for seed in run.seeds:
-            held: dict[str, Any] = {k: saved[k] if len(run.seeds) == 1 else saved[k].get(str(seed)) for k in PER_SEED}
+            here = saved if len(run.seeds) == 1 else {k: saved[k].get(str(seed)) for k in PER_SEED if k in saved}
+            held: dict[str, Any] = {k: here[k] for k in PER_SEED if k in here}
             if held["moments"] is not None:
                 held["matrix"] = [[NAN if v is None else v for v in row] for row in held["matrix"]]
                 held["summary"] = {k: NAN if v is None else v for k, v in held["summary"].items()}
@@ -163,11 +166,12 @@ class Run:
             raise BadData(f"{path} cannot be read ({error}): resume the run, which writes it anew") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write `run.json`, whole or not at all."""
-        path = Path(folder) / FILE
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        """Write `run.json`, whole or not at all.
+
+        Raises:
+            NotSaved: the disk is full, or cannot be written to.
+        """
+        write_text(Path(folder) / FILE, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
     def table(self) -> Text:
         """The run in a few lines of plain text: the first seed's scores and the summary over all seeds."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from .errors import BadCheckpoint, BadSetting, BadUse, UnknownName
+from .shards import part_of
 
 Tensors = dict[str, Tensor]
 """Tensors by parameter name."""
@@ -46,9 +47,18 @@ class Stateful:
     Kept are the `state()` fields and every Stateful setting, alone or in a tuple. A state field holds a Tensor, bool, int,
     float, str, None, a Stateful, or a list or str-keyed dict of these. There is no generator in the list: dice are counted
     (`core/dice.py`), so a position is all the randomness there is to save.
+
+    Attributes:
+        excused: Shared checks that do not hold for the class, each with the reason; an excuse that is not needed is an error.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
+    excused: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def examples(cls) -> Iterator[Stateful]:
+        """Small instances that shared checks test the class with."""
+        yield cls()
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -73,6 +83,13 @@ class Stateful:
                 f"{type(self).__name__} keeps {sorted(self._kept())}, the checkpoint has {sorted(saved)}: "
                 "was it written by the same version and the same composition?"
             )
+        kinds = _hints(type(self))
+        for name, value in saved.items():
+            if not _fits(value, kinds.get(name)):
+                raise BadCheckpoint(
+                    f"{type(self).__name__}.{name} is not what the checkpoint has there, {str(value)[:60]!r} "
+                    f"({type(value).__name__}): was it written by another version, or by hand?"
+                )
         for f in fields(self):
             if f.metadata.get("kind") == "scratch":
                 assert callable(f.default_factory)
@@ -138,6 +155,20 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
         raise BadSetting(f"{name} is {' or '.join(words)}, not {value!r} ({type(value).__name__})")
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a saved value is of the kind that its field is annotated with; parts say themselves what they take."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, h) for h in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in cast("list[Any]", value))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, inner[1]) for v in cast("dict[Any, Any]", value).values())
+    if hint in (bool, int, float, str, NoneType):
+        return type(value) is hint or (hint is float and type(value) is int)
+    return isinstance(value, Tensor) if hint is Tensor else True
+
+
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
     if (low is None and high is None) or isinstance(value, (str, NoneType)):
         return
@@ -153,19 +184,19 @@ def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
 
     Args:
         kept: A tensor of shape (rows, ...) or (), taken when the parameter was perhaps shorter.
-        like: The parameter now, of shape (rows or more, ...).
+        like: The parameter now, of shape (rows or more, ...). Where it is held in parts, so is the answer.
         fill: The value that means "no memory": importance 0, uses 0, resting False.
 
     >>> grown(torch.ones(2, 3), torch.empty(4, 3)).sum(1)
     tensor([3., 3., 0., 0.])
     """
     if kept.ndim == 0 or kept.shape == like.shape:
-        return kept
+        return part_of(kept, like)
     if kept.shape[1:] != like.shape[1:] or len(kept) > len(like):
         raise BadUse(
             f"a kept tensor of shape {tuple(kept.shape)} does not grow into {tuple(like.shape)}: only rows are added"
         )
-    return torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)])
+    return part_of(torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)]), like)
 
 
 def moved(tree: Any, device: torch.device | str) -> Any:

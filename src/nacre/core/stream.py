@@ -62,7 +62,7 @@ class Experience:
 class Stream(Protocol):
     """`stream[i]` is made on demand and is the same every time; IndexError ends it."""
 
-    def __getitem__(self, index: int) -> Experience: ...
+    def __getitem__(self, index: int, /) -> Experience: ...
 
 
 def experiences(stream: Stream) -> Iterator[Experience]:

@@ -7,6 +7,7 @@ from .export import Predictor, export, load
 from .fit import fit
 from .folder import Finished, slug
 from .recorder import Observer
+from .stopping import Stopped, Stopping
 from .tables import TABLES
 from .trial import Trial, device_of
 
@@ -18,6 +19,8 @@ __all__ = [
     "Finished",
     "Observer",
     "Predictor",
+    "Stopped",
+    "Stopping",
     "Trial",
     "compared_in",
     "default_comparison",

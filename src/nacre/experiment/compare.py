@@ -14,18 +14,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from ..catalogue import import_plugins, plugins
+from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting, NacreError, shown
 from ..core.run import Run
 from .config import Config, differences
 from .experiment import Experiment
 from .folder import CONFIG, Finished, Folder, slug
+from .stopping import Stopping
 
 HERE = Path(__file__).parent
 RECIPES = HERE / "recipes"
@@ -84,10 +86,7 @@ class Comparison:
     def save(self, out: str | Path, runs: list[Run]) -> None:
         """Write `comparison.json`: which rows there are, and their records once they are finished."""
         tree = {"format": FORMAT, "rows": self.names, "text": self.text, "bounds": self.bounds}
-        path = Path(out) / MARK
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({**tree, "runs": [r.to_json() for r in runs]}, indent=1) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        write_text(Path(out) / MARK, json.dumps({**tree, "runs": [r.to_json() for r in runs]}, indent=1) + "\n")
 
     def _refuse_other(self, out: Path, rows: list[_Row]) -> None:
         if (out / CONFIG).is_file():
@@ -135,7 +134,7 @@ class _Row:
 def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict[Path, str]:
     """Run what lies in these folders, some at a time in processes of their own, and look now and then; what went wrong.
 
-    Whatever interrupts the wait ends the processes at once; each keeps its last checkpoint.
+    Whatever interrupts the wait asks the processes to end: each finishes its step, saves, and leaves.
     """
     context = get_context("spawn")
     waiting, ended = context.SimpleQueue(), context.SimpleQueue()
@@ -157,6 +156,8 @@ def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict
         for process in crew:
             if process.is_alive():
                 process.terminate()
+        for process in crew:
+            process.join()
         raise
     codes = ", ".join(str(process.exitcode) for process in crew if process.exitcode)
     failed = dict.fromkeys(places, f"the process that worked on it died (exit code {codes}): out of memory?")
@@ -168,22 +169,26 @@ def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict
 
 def _work(waiting: Any, ended: Any, others: list[str]) -> None:
     """Take one folder after the other, in a process of its own; say what went wrong with each, or nothing."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with Stopping(signal.SIGTERM, once=True) as stopping:  # the terminal's group and our parent may both ask
+        try:
+            import_plugins(others)  # which somebody named to the process that began this one
+            for place in iter(waiting.get, None):
+                try:
+                    Experiment(Config.load(place)).resume(place, stopping)
+                    ended.put((place, ""))
+                except (NacreError, OSError, MemoryError) as error:
+                    ended.put((place, str(error)))
+        except KeyboardInterrupt:
+            return
 
-    def stop(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the record is being written
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        import_plugins(others)  # which somebody named to the process that began this one
-        for place in iter(waiting.get, None):
-            try:
-                Experiment(Config.load(place)).resume(place)
-                ended.put((place, ""))
-            except (NacreError, OSError, MemoryError) as error:
-                ended.put((place, str(error)))
-    except KeyboardInterrupt:
-        return
+def _end_with_parent() -> None:
+    """Ask this process to end once its parent has: after a kill nobody works on in a folder that is to be resumed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -203,7 +208,7 @@ def default_comparison(changes: Iterable[str] = ()) -> Comparison:
     """The embedded comparison, with changes to every one of its configs; stored bounds only where nothing was changed."""
     changes = list(changes)
     configs = [Config.load(path, changes) for path in sorted(RECIPES.glob("*.toml"))]
-    free = ("run.seeds", "run.device", "run.threads", "run.keep", "run.save_every", "watch.")
+    free = ("run.seeds", "run.device", "run.threads", "run.keep", "run.save_every", "run.save_seconds", "watch.")
     same = all(change.strip().startswith(free) for change in changes)
     text = (RECIPES / "about.md").read_text(encoding="utf-8").strip() if same else ""
     return Comparison(configs, text, stored() if same else [])

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..backbones import Body
 from ..catalogue import find
-from ..core.errors import BadCheckpoint, BadData
+from ..checkpoint import describing
+from ..core import ranks
+from ..core.errors import BadCheckpoint, BadData, NonFinite, NotSaved
 from ..core.optim import OPTIMIZERS
 from ..core.run import Result, Run
 from ..core.state import settings
@@ -64,19 +66,22 @@ class Experiment:
             Finished: the same run is in that folder, finished.
             BadSetting: another run is there, or a setting does not fit.
             BadData: the data cannot be learned from.
-            NonFinite: a loss became NaN and `run.on_nonfinite` is "stop".
+            NonFinite: a loss or a weight became NaN, and `run.on_nonfinite` is "stop" or has done what it can.
+            NotSaved: the disk is full, or cannot be written to; the checkpoint before is intact.
         """
         folder = None if out is None else Folder(out)
         if folder is not None:
             folder.refuse_other(self.config)
-        with _alone(self.config):
-            first = trial(
-                self.config, self.config.run.seeds[0], self.data, self.body
-            )  # may refuse: before anything is written
-            if folder is None:
-                return self._run(None, listeners, first)
-            folder.begin(self.config)
+        with ranks.joined(), _alone(self.config):
+            seed = self.config.run.seeds[0]
+            first = trial(self.config, seed, self.data, self.body)  # may refuse: before anything is written
+            ranks.wait()
+            if folder is None or not ranks.first():
+                return self._run(folder, listeners, first)
+            folder.make()
             with folder.alone():
+                folder.refuse_other(self.config)  # another process may have begun since
+                folder.begin(self.config)
                 return self._run(folder, listeners, first)
 
     def resume(self, out: str | Path, *listeners: Listener) -> Run:
@@ -86,11 +91,13 @@ class Experiment:
             Finished: there is nothing left to do.
             BadSetting: another process works in the folder.
             BadData: the data are not those that the run began with.
+            BadCheckpoint: there are checkpoints, and none can be read.
+            NotSaved: the disk is full, or cannot be written to; the checkpoint before is intact.
         """
         folder = Folder(out)
         if folder.status() == "finished":
             raise Finished(f"{out} holds a finished run: see {Path(out) / 'run.json'}")
-        with _alone(self.config), folder.alone():
+        with ranks.joined(), _alone(self.config), folder.alone() if ranks.first() else nullcontext():
             return self._run(folder, listeners, None)
 
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
@@ -101,23 +108,30 @@ class Experiment:
         run.stages, run.papers, run.fidelity = _described(config)
         run.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if folder is not None:
-            run.save(folder.path)
+            if first is None:
+                run.results = folder.results()  # what was measured stays in the record, even if nothing can be resumed
+            self._write(run, folder)
         try:
             for seed in config.run.seeds:
-                _Seed(self, run, folder, listeners).go(
-                    seed, first if first is not None and first.seed == seed else None
-                )
-            run.status = "finished"
-        except KeyboardInterrupt:
-            run.status = "interrupted"
+                made = first if first is not None and first.seed == seed else None
+                _Seed(self, run, folder, listeners).go(seed, made)
+        except BaseException as error:
+            failed = isinstance(error, Exception)
+            run.status, run.error = ("failed", f"{type(error).__name__}: {error}") if failed else ("interrupted", "")
+            try:
+                self._write(run, folder)
+            except NotSaved as unsaved:  # the disk is full, say: the first error is the one to tell
+                logger.warning("%s", unsaved)
             raise
-        except Exception as error:
-            run.status, run.error = "failed", f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            if folder is not None:
-                run.save(folder.path)
+        run.status = "finished"
+        self._write(run, folder)
         return run
+
+    @staticmethod
+    def _write(run: Run, folder: Folder | None) -> None:
+        """Write the record, if it is kept and this is the process that writes."""
+        if folder is not None and ranks.first():
+            run.save(folder.path)
 
 
 @dataclass
@@ -133,48 +147,73 @@ class _Seed(Listener):
         """Learn the whole stream, from the newest checkpoint where there is one."""
         forget_peak()
         saved = self.folder.newest(seed) if self.folder is not None else None
+        ranks.wait()  # all have read before one writes
         self.seed, config = seed, self.experiment.config
         self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
         self.recorder = recorder = Recorder(config, self.trial)
+        self.saved = time.perf_counter()
         learner = self.trial.learner
         if saved is not None:
             self._take_over(saved)
         if not recorder.complete:
             for hears in self._observers():
                 hears.seed_begins(self.trial)
-            if config.stream.evaluate == "all" and not recorder.matrix.moments:
-                self._measure("start", None)
-            for met in learner.learn(self.trial.stream, recorder, self, *self.listeners):
-                self._measure(f"task{met.task.index}", met)
-                self.save()
-                self._publish()
+            try:
+                self._learn()
+            except NonFinite:
+                self._publish()  # the record says where
+                raise
             recorder.complete = True
             self.save()
         result = self._publish()
-        if self.folder is not None:
+        if self.folder is not None and ranks.first():
             place = self.folder.export(seed, config.run.seeds)
             export(place, learner, self.trial.body, self.trial.split)
         for hears in self._observers():
             hears.seed_ends(self.trial, result)
 
-    def stepped(self, learner: Learner, loss: Tensor) -> None:
-        every = self.experiment.config.run.save_every
-        if every and sum(learner.clocks) % every == 0:
+    def _learn(self) -> None:
+        if self.experiment.config.stream.evaluate == "all" and not self.recorder.matrix.moments:
+            self._measure("start", None)
+        for met in self.trial.learner.learn(self.trial.stream, self.recorder, self, *self.listeners):
+            self._measure(f"task{met.task.index}", met)
             self.save()
+            self._publish()
+
+    def stepped(self, learner: Learner, loss: Tensor) -> None:
+        self._save_if_due()
+
+    def left_out(self, learner: Learner, event: dict[str, Any]) -> None:
+        self._save_if_due()
 
     def stage_ends(self, learner: Learner) -> None:
         self.save()
+
+    def _save_if_due(self) -> None:
+        told = self.experiment.config.run
+        asked = [hears.wants_save() for hears in self._observers()]  # all are asked: ranks may have to agree
+        steps = told.save_every and sum(self.trial.learner.clocks) % told.save_every == 0
+        late = told.save_seconds and time.perf_counter() - self.saved >= told.save_seconds
+        if steps or late or any(asked):
+            self.save()
 
     def save(self) -> None:
         """Write a checkpoint: the learner and all that has been written down about it."""
         if self.folder is None:
             return
         learner, recorder = self.trial.learner, self.recorder
+        learner.check_finite()
+        for hears in self._observers():
+            hears.save_begins(self.trial)
         recorder.lap("training")
-        tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
-        at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
-        self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
+        if ranks.first():
+            tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
+            at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
+            self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
+        self.saved = time.perf_counter()
         recorder.lap("saving")
+        for hears in self._observers():
+            hears.save_ends(self.trial)
 
     def _measure(self, moment: str, met: Any) -> None:
         last = met is not None and met.task.index == self.trial.tasks - 1
@@ -184,8 +223,7 @@ class _Seed(Listener):
 
     def _publish(self) -> Result:
         result = self.run.results[self.seed] = self.recorder.result()
-        if self.folder is not None:
-            self.run.save(self.folder.path)
+        self.experiment._write(self.run, self.folder)
         return result
 
     def _take_over(self, saved: Any) -> None:
@@ -194,13 +232,16 @@ class _Seed(Listener):
             raise BadCheckpoint(
                 f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
             )
-        if record["sha256"] != self.trial.source.sha256:
+        if record.get("sha256") != self.trial.source.sha256:
             raise BadData(
                 f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
-                f"{record['sha256'][:12]}...): bring the old rows back, or start a new run"
+                f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
             )
-        self.trial.learner.load_state_dict(saved["learner"])
-        self.recorder.load_state_dict(record)
+        with describing(f"seed {self.seed} of this run"):
+            self.trial.learner.load_state_dict(saved["learner"])
+            self.recorder.load_state_dict(record)
+            if not self.recorder.complete:
+                self.trial.learner.warn_if_unlike(saved["learner"])
 
     def _observers(self) -> Iterator[Observer]:
         return (hears for hears in self.listeners if isinstance(hears, Observer))

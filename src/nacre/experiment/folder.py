@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ except ImportError:  # Windows
     fcntl = None
 
 from ..checkpoint import load, save
+from ..core.durable import make_folder, not_saved, write_text
 from ..core.errors import BadCheckpoint, BadData, BadSetting
-from ..core.run import Run
+from ..core.run import Result, Run
 from .config import Config, differences
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Folder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.unreadable: set[Path] = set()  # checkpoints that were passed over
 
     def refuse_other(self, config: Config) -> None:
         """See that a new run may begin here.
@@ -72,20 +74,36 @@ class Folder:
             raise Finished(f"{self.path} holds this very run, finished: see {self.path / 'run.json'}")
         raise BadSetting(f"{self.path} holds this very run, unfinished: go on with `nacre resume {self.path}`")
 
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            NotSaved: that is not possible.
+        """
+        try:
+            make_folder(self.path)
+        except OSError as error:
+            raise not_saved(self.path, error) from error
+
     def begin(self, config: Config) -> None:
-        """Make the folder and write down the config."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        new = self.path / (CONFIG + ".new")
-        new.write_text(config.to_toml(), encoding="utf-8")
-        os.replace(new, self.path / CONFIG)
+        """Make the folder and write down the config.
+
+        Raises:
+            NotSaved: that is not possible.
+        """
+        self.make()
+        write_text(self.path / CONFIG, config.to_toml())
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else works in the folder inside; the lock dies with this process.
+        """Nobody else works in the folder inside; the lock dies with this process, however it ends.
 
         Raises:
             BadSetting: another process works in it.
+            BadData: there is no such folder.
         """
+        if not self.path.is_dir():
+            raise BadData(f"there is no folder {self.path}")
         if fcntl is None:
             yield
             return
@@ -109,26 +127,63 @@ class Folder:
         except BadData:
             return ""
 
+    def results(self) -> dict[int, Result]:
+        """What each seed gave so far, by the record; empty where there is none."""
+        try:
+            return Run.load(self.path).results
+        except BadData:
+            return {}
+
     def save(self, seed: int, tree: Any, at: str, keep: int) -> None:
-        """Write the next checkpoint of a seed, and delete all but the newest `keep`."""
+        """Write the next checkpoint of a seed; once it is complete, delete what is older than the newest `keep`.
+
+        Raises:
+            NotSaved: it could not be written; those before are untouched.
+        """
         held = self._checkpoints(seed)
         number = int(held[-1].name.partition("-")[0]) + 1 if held else 1
         save(self._of(seed) / f"{number:06d}-{at}", tree)
-        for old in self._checkpoints(seed)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        for left in (*self._of(seed).glob("*.new"), *self._of(seed).glob("*.old")):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        held = self._checkpoints(seed)
+        kept = [place for place in held if place not in self.unreadable][-keep:]
+        for place in held:
+            if place < kept[0]:
+                self._delete(place)
 
     def newest(self, seed: int) -> Any | None:
-        """The newest checkpoint of a seed that can be read; None where there is none."""
+        """The newest checkpoint of a seed that can be read; None where none was written yet.
+
+        Raises:
+            BadCheckpoint: there are some, and none can be read.
+        """
+        wrong: list[str] = []
         for place in reversed(self._checkpoints(seed)):
+            if wrong:
+                logger.warning("%s; going back to the one before", wrong[-1])
             try:
                 return load(place)
             except BadCheckpoint as error:
-                logger.warning("%s; going back to the one before", error)
+                wrong.append(str(error))
+                self.unreadable.add(place)
+        if wrong:
+            raise BadCheckpoint(
+                f"none of the {len(wrong)} checkpoints in {self._of(seed)} can be read: bring one back from a copy, or delete "
+                f"that folder, and the seed begins anew. The newest: {wrong[0]}"
+            )
         return None
 
     def export(self, seed: int, seeds: list[int]) -> Path:
         """Where the model of a seed is exported to."""
         return self.path / "export" if len(seeds) == 1 else self.path / "export" / f"seed-{seed}"
+
+    @staticmethod
+    def _delete(place: Path) -> None:
+        """Delete a checkpoint, which is none from the first moment on."""
+        gone = place.with_name(place.name + ".old")
+        with suppress(OSError):
+            os.replace(place, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _of(self, seed: int) -> Path:
         return self.path / "checkpoints" / f"seed-{seed}"

@@ -35,6 +35,16 @@ class Observer(Listener):
     def measured(self, trial: Trial, moment: str, matrix: Matrix) -> None:
         """After the tests of a moment."""
 
+    def wants_save(self) -> bool:
+        """Whether a checkpoint shall be written now; asked after each step."""
+        return False
+
+    def save_begins(self, trial: Trial) -> None:
+        """Before a checkpoint is written."""
+
+    def save_ends(self, trial: Trial) -> None:
+        """Once a checkpoint is complete."""
+
     def seed_ends(self, trial: Trial, result: Result) -> None:
         """After the last task of a seed."""
 
@@ -135,6 +145,7 @@ class Recorder(Listener):
             summary=summary,
             motion=self.moved,
             stale=self.stale,
+            nonfinite=self.trial.learner.nonfinite,
             seconds=self.seconds,
             peak_memory_bytes=self.peak,
         )
@@ -182,7 +193,7 @@ class Recorder(Listener):
     def _score(self, learner: Learner, rows: Rows) -> float:
         if not learner.classes:
             return 0.0  # a model that knows no class yet is never right
-        return score(learner.predict, rows, device=device_of(learner.model))
+        return score(learner.predict, rows, device=device_of(learner.model), shared=True)
 
     def _watch(self, learner: Learner) -> None:
         """Score a fixed sample of each test set up to the present task."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..catalogue import NONE
 from ..core.errors import BadSetting, shown
+from ..core.finite import OnNonFinite
 from ..core.state import check_settings, setting
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -41,8 +42,13 @@ class RunTable(Table):
     )
     threads: int = setting(0, "CPU threads; 0 leaves them alone", low=0, high=1024)
     keep: int = setting(2, "checkpoints kept a seed", low=1)
-    save_every: int = setting(0, "steps between checkpoints; 0 = only at the borders of stages and tasks", low=0)
-    on_nonfinite: Literal["stop", "ignore"] = setting("stop", "what happens when a loss is NaN or infinite")
+    save_every: int = setting(0, "steps between checkpoints, beside those at the borders of stages and tasks", low=0)
+    save_seconds: float = setting(600.0, "seconds after which a checkpoint is written, too; 0 = never", low=0)
+    on_nonfinite: OnNonFinite = setting(
+        "stop",
+        'when a loss, gradient or weight is NaN or infinite: "stop", "skip" the step, or "rollback" to the last multiple of '
+        "save_every (of 100 where that is 0) and leave out the batches up to the bad one, three times at most",
+    )
     plugins: list[str] = setting(list, "modules with parts of others, as --plugin imported them; a config imports none")
 
     def __post_init__(self) -> None:

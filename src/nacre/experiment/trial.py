@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..backbones import Body, Classifier, backbone
 from ..catalogue import find, inner_class, make, placed
+from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
@@ -29,6 +30,7 @@ from .tables import DEVICE
 GIVEN = "given in Python"
 """The name of a source or a backbone that no config can say."""
 DEFAULT_TASKS = 5
+MARK_EVERY = 100  # steps between the places that a rollback returns to, where no checkpoints are written by steps
 
 
 @dataclass
@@ -105,6 +107,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         precision=run.precision,
         deterministic=run.deterministic,
         on_nonfinite=run.on_nonfinite,
+        mark_every=run.save_every or MARK_EVERY,
     )
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
     made = Trial(seed, source, split, Joined(split) if joins else split, body, learner)
@@ -163,7 +166,7 @@ def device_called(name: str) -> torch.device:
         BadSetting: there is no such device, or this machine does not offer it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not DEVICE.fullmatch(name):
         raise BadSetting(f'a device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {name!r}')
     kind, _, number = name.partition(":")
@@ -171,7 +174,11 @@ def device_called(name: str) -> torch.device:
     if int(number or 0) >= there:
         seen = f"only {there} of {kind}" if there else f"no {kind}"
         raise BadSetting(f'torch sees {seen} here, so there is no {name!r}: use "auto" or "cpu"')
-    return torch.device(name)
+    if number and ranks.world() > 1:
+        raise BadSetting(
+            f'{ranks.world()} processes cannot share {name!r}: set device = "cuda", one GPU for each, or "cpu"'
+        )
+    return ranks.own_device(kind) if not number else torch.device(name)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..core import ranks
 from ..core.dice import dice
 from ..core.errors import BadSetting
 from ..core.model import Outputs
 from ..core.rows import Batch, Rows
+from ..core.shards import gradients
 from ..core.state import Tensors
 
 Labels = Literal["sampled", "exact", "empirical"]
@@ -55,21 +57,23 @@ def fisher(
         device: Where the batches are put.
 
     Returns:
-        F by parameter name, in fp32 or better; zero where a parameter is not used.
+        F by parameter name, in fp32 or better; zero where a parameter is not used. Where several ranks learn together each
+        takes its share of the rows, and all of them get the mean over all rows; all must ask.
 
     Raises:
         BadSetting: the labels are not class ids but `labels` is not "empirical".
     """
     total = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in params.items()}
-    for i in index.tolist():
+    for i in ranks.share_of(index).tolist():
         batch = rows.take(torch.tensor([i])).to(device)
         for y, weight in _labels(labels, outputs, batch, dice(*seed, "label", i)):
             loss = objective(replace(batch, y=y))
-            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+            grads = gradients(loss, list(params.values()))
             for total_n, g in zip(total.values(), grads, strict=True):
                 if g is not None:
                     g = g.to(total_n.dtype)
                     total_n.addcmul_(g, g, value=weight / len(index))
+    ranks.total(list(total.values()))
     return total
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.shards import is_sharded, over_parts
+
 
 class _Quadratic(torch.autograd.Function):
     """Value and gradient of the penalty by hand: no graph over its terms, and one product each."""
@@ -43,4 +45,12 @@ def quadratic(
     >>> loss.item(), w.grad.item()
     (40.0, 40.0)
     """
-    return _Quadratic.apply(strength, len(weights), *weights, *importance, *anchors)
+    kinds = sorted(set(map(is_sharded, weights)))
+    if kinds == [False]:
+        return _Quadratic.apply(strength, len(weights), *weights, *importance, *anchors)
+    terms = []
+    for kind in kinds:  # weights of which each rank holds a part do not mix with others
+        here = [k for k, w in enumerate(weights) if is_sharded(w) is kind]
+        held = [tensors[k] for tensors in (weights, importance, anchors) for k in here]
+        terms.append(over_parts(_Quadratic.apply(strength, len(here), *held)))
+    return torch.stack(terms).sum()

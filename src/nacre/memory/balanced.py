@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class ClassBalanced(Memory):
     >>> sorted(memory.draw(4).y.tolist())
     [0, 0, 1, 1]
     """
+
+    promises: ClassVar[Literal["uniform", "balanced", ""]] = "balanced"
 
     labels: list[int] = state(list)  # the class in each slot
     met: dict[str, int] = state(dict)  # class -> rows seen

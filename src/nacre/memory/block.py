@@ -6,7 +6,7 @@ Fields: `x` or `x.<key>` (slots, ...), `y` (slots,), `task` (slots,), and whatev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,10 +76,7 @@ def replayed(batch: Batch, past: Batch, weight: float = 1.0) -> Batch:
         task=past.task,
         extra=past.extra,
     )
-    here = Batch(
-        batch.x, batch.y, batch.ids, source, batch.weight, batch.task, batch.extra, None, batch.share, batch.before
-    )
-    return cat(here, rows)
+    return cat(replace(batch, source=source, raw=None), rows)
 
 
 def _room(name: str, kept: Tensor | None, value: Tensor, capacity: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Reservoir(Memory):
     >>> len(memory), len(memory.draw(8))
     (3, 3)
     """
+
+    promises: ClassVar[Literal["uniform", "balanced", ""]] = "uniform"
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)

@@ -20,8 +20,8 @@ class ER(Method):
     """Train on each batch together with rows of the past, as one batch.
 
     The loss is the mean over the stream's rows and the replayed ones alike. Replayed rows pass the same augmentation; what
-    is stored is the raw row, admitted after the step. With accumulation the replayed rows of a step are shared out among its
-    micro-batches.
+    is stored is the raw row, admitted after the step. The replayed rows of a step are drawn once and shared out among its
+    micro-batches, on all ranks.
 
     Paper: On Tiny Episodic Memories in Continual Learning (arXiv 1902.10486).
 
@@ -42,8 +42,7 @@ class ER(Method):
         yield cls(rows=8, memory=ClassBalanced(capacity=20))
 
     def shape_batch(self, batch: Batch) -> Batch:
-        count = round(self.rows * (batch.before + batch.share)) - round(self.rows * batch.before)
-        past = self.memory.draw(count)
+        past = self.memory.draw(self.rows, batch)
         return replayed(batch, past) if past is not None else batch
 
     def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import ranks
 from ..core.dice import dice
 from ..core.errors import BadSetting
 from ..core.method import Method
@@ -74,15 +75,7 @@ class RanPAC(Method):
         self.statistics.take(model, task, z, y)
         if self.ridge == "task":
             self._choose(z, y, task.index)
-        classes = len(self.statistics.count)
-        for low in range(0, len(y), BLOCK):
-            h = self._project(z[low : low + BLOCK])
-            if self.gram is None or self.cross is None:
-                self.gram, self.cross = h.new_zeros(self.width, self.width), h.new_zeros(self.width, 0)
-            self.cross = F.pad(self.cross, (0, classes - self.cross.shape[1]))
-            with exact(h.device):
-                self.gram += h.T @ h
-                self.cross += h.T @ F.one_hot(y[low : low + BLOCK], classes).to(h)
+        self._add(z, y)
         self.readout = None
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -98,6 +91,22 @@ class RanPAC(Method):
 
     def stale(self, model: nn.Module) -> list[int]:
         return self.statistics.stale(model)
+
+    def _add(self, z: Tensor, y: Tensor) -> None:
+        """G += H' H, Q += H' Y: the first rank goes on from the sums so far, the others from zero, and all are summed."""
+        classes, kind = len(self.statistics.count), {"dtype": getattr(torch, self.precision), "device": z.device}
+        if self.gram is None or self.cross is None:
+            self.gram = torch.zeros(self.width, self.width, **kind)
+            self.cross = torch.zeros(self.width, 0, **kind)
+        self.cross = F.pad(self.cross, (0, classes - self.cross.shape[1]))
+        if not ranks.first():
+            self.gram, self.cross = torch.zeros_like(self.gram), torch.zeros_like(self.cross)
+        for low in ranks.share_of(torch.arange(0, len(y), BLOCK)).tolist():
+            h = self._project(z[low : low + BLOCK])
+            with exact(h.device):
+                self.gram += h.T @ h
+                self.cross += h.T @ F.one_hot(y[low : low + BLOCK], classes).to(h)
+        ranks.total([self.gram, self.cross])
 
     def _project(self, z: Tensor) -> Tensor:
         """h, (rows, M), in the precision of the sums."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,10 +27,22 @@ class Rest(Rule):
 
     Raises:
         BadSetting: a mask is not of type bool, or nothing that the optimizer holds has such a name.
+
+    >>> rule = Rest("body")  # the head moves alone
     """
+
+    excused: ClassVar[dict[str, str]] = {
+        "settings_are_plain": "masks are tensors that the caller made; in a config an expression stands for them"
+    }
+    off: ClassVar[dict[str, Any]] = {"rests": {}}
 
     rests: dict[str, Tensor] | str
     looked: tuple[Site, Tensors] | None = scratch()
+
+    @classmethod
+    def examples(cls) -> Iterator[Rule]:
+        yield cls("body")
+        yield cls({})
 
     def resting(self, site: Site) -> Tensors:
         if self.looked is None or self.looked[0].params is not site.params:

@@ -40,12 +40,14 @@ class Phase:
         end: Multiplier that it goes to: a rising phase reaches it at its last step, a falling one just after. So neither a
             warm-up nor a decay to 0 has a step that trains nothing.
         shape: How it goes from one to the other: linear, cosine, inverse.
+        jump: Whether it is meant to begin elsewhere than where the phase before ended.
     """
 
     length: int | float
     start: float
     end: float
     shape: str = "linear"
+    jump: bool = False
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
