@@ -214,7 +214,7 @@ RANKS = [
     Row(
         "a process of `in_ranks` that fails",
         LostRank,
-        "rank 0 failed:\nTraceback …",
+        "rank 0 failed: mend what it said first\nTraceback …",
         lambda at: answered(lambda says: says.send((True, "Traceback (most recent call last): ..."))),
     ),
     Row(

@@ -74,7 +74,7 @@ def _answers(ends: list[Any], deadline: float) -> list[Any]:
             except EOFError:
                 raise LostRank(f"rank {rank} died without a word: was it killed, or out of memory?") from None
             if failed:
-                raise LostRank(f"rank {rank} failed:\n{value}")
+                raise LostRank(f"rank {rank} failed: mend what it said first\n{value}")
             found[rank] = value
     return [found[rank] for rank in range(len(ends))]
 
