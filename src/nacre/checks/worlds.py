@@ -204,12 +204,12 @@ def shaken(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def _vectors_of(y: Tensor, generator: torch.Generator) -> Tensor:
-    centres = 1.5 * torch.randn(16, 8, generator=dice("centres"))
+    centres = 1.5 * torch.randn(32, 8, generator=dice("centres"))
     return centres[y] + torch.randn(len(y), 8, generator=generator)
 
 
 def _pictures_of(y: Tensor, generator: torch.Generator) -> Tensor:
-    patterns = torch.randint(0, 200, (16, 1, 8, 8), generator=dice("patterns"))
+    patterns = torch.randint(0, 200, (32, 1, 8, 8), generator=dice("patterns"))
     return (patterns[y] + torch.randint(0, 56, (len(y), 1, 8, 8), generator=generator)).byte()
 
 
