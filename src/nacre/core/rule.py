@@ -135,8 +135,7 @@ def attached(rule: Rule, optimizer: Optimizer, model: nn.Module) -> Iterator[Sit
         >>> torch.equal(model.weight, before)
         True
     """
-    unheard = [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]
-    if unheard:
+    if unheard := [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]:
         raise BadUse(
             f"{type(rule).__name__} also speaks {', '.join(unheard)}: attached() would leave them silent; use nacre.Drive"
         )
