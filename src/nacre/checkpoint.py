@@ -114,16 +114,7 @@ def describing(what: str) -> Iterator[None]:
         yield
     except NacreError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        AssertionError,
-        MemoryError,
-    ) as error:
+    except UNDESCRIBED as error:
         raise BadCheckpoint(
             f"the checkpoint does not describe {what} ({type(error).__name__}: {str(error)[:200]}): was it written by another "
             "version, or by hand?"
@@ -172,13 +163,15 @@ def _read(folder: Path) -> Any:
         _refuse_foreign(folder)
         _refuse_altered(folder)
     except OSError as error:
-        raise BadCheckpoint(f"the checkpoint {folder} cannot be read: {error}") from error
+        raise BadCheckpoint(f"the checkpoint {folder} cannot be read: {error}; use an earlier one") from error
     tensors = _parsed(folder / TENSORS, load_file)
     tree = _parsed(
         folder / STATE, lambda path: from_json(json.loads(path.read_bytes(), parse_constant=_refused), tensors)
     )
     if tensors:
-        raise BadCheckpoint(f"{folder / TENSORS} holds tensors that {STATE} does not name: {sorted(tensors)[:3]}")
+        raise BadCheckpoint(
+            f"{folder / TENSORS} holds tensors that {STATE} does not name, {sorted(tensors)[:3]}: use an earlier checkpoint"
+        )
     return tree
 
 
@@ -225,7 +218,9 @@ def _refuse_altered(folder: Path) -> None:
     if _manifest(files) != raw:
         raise _altered(path, "its digest is that of another content")
     if not isinstance(files, dict) or sorted(files) != sorted(FILES):
-        raise BadCheckpoint(f"{path} names {str(files)[:80]}, but a checkpoint is made of {' and '.join(FILES)} alone")
+        raise BadCheckpoint(
+            f"{path} names {str(files)[:80]}, but a checkpoint is made of {' and '.join(FILES)} alone: use an earlier one"
+        )
     for path in (folder / name for name in FILES):
         entry, size = files[path.name], path.stat().st_size
         written = entry.get("bytes") if isinstance(entry, dict) else None
@@ -257,7 +252,8 @@ def _parsed(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (ValueError, SafetensorError, OSError, RecursionError, MemoryError) as error:
         raise BadCheckpoint(
-            f"{path}, {_kind(path)}, is no part of a checkpoint: {type(error).__name__}: {str(error)[:200]}"
+            f"{path}, {_kind(path)}, is no part of a checkpoint: {type(error).__name__}: {str(error)[:200]}; use "
+            "an earlier checkpoint"
         ) from error
 
 

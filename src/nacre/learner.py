@@ -313,7 +313,8 @@ class Learner(Stateful):
             )
         if kept["classes"] > max(WIDEST, sum(t.numel() for t in weights.values())):
             raise BadCheckpoint(
-                f"the checkpoint says that there are {kept['classes']} classes, of which its weights know none"
+                f"the checkpoint says that there are {kept['classes']} classes, of which its weights know none: was it "
+                "written by hand?"
             )
         super().load_state_dict(kept)
         grow(model, self.classes)

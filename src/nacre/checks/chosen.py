@@ -73,7 +73,10 @@ def cases_of(thing: Any, seed: int = 0) -> list[Case]:
     if isinstance(thing, ModuleType):
         mine = [c for c in vars(thing).values() if _is_kind(c) and c.__module__ == thing.__name__]
         if not mine:
-            raise BadSetting(f"the module {thing.__name__} defines no method, rule or memory that could be checked")
+            raise BadSetting(
+                f"the module {thing.__name__} defines no method, rule or memory that could be checked: name the class that "
+                "shall be, or the module that defines it"
+            )
         return [case for kind in mine for case in cases_of(kind, seed)]
     if isinstance(thing, type):
         if not _is_kind(thing):

@@ -85,14 +85,16 @@ def _module(place: str) -> ModuleType:
     path = Path(place)
     folder = path.parent if path.suffix == ".py" else Path.cwd()
     if path.suffix == ".py" and not path.is_file():
-        raise BadSetting(f"there is no file {place}")
+        raise BadSetting(f"there is no file {place}: give module:Class, path/to/file.py:Class, or the name of a method")
     sys.path.insert(0, str(folder.resolve()))
     try:
         return importlib.import_module(path.stem if path.suffix == ".py" else place)
     except NacreError:
         raise
     except Exception as error:
-        raise BadSetting(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+        raise BadSetting(
+            f"{place} cannot be imported ({type(error).__name__}: {error}): see that Python can import it here"
+        ) from error
 
 
 def _sheets(said: Sequence[tuple[Case, Verdict]]) -> list[Sheet | str]:

@@ -196,9 +196,15 @@ def check(names: tuple[str, ...], only: str | None, seed: int, fast: bool) -> No
 
     from .checking import check_parts
 
-    logging.getLogger("nacre").setLevel(logging.ERROR)  # checks do on purpose what is warned of
     chosen = [name.strip() for name in only.split(",")] if only else []
-    if not check_parts(names, chosen, seed, fast):
+    logger = logging.getLogger("nacre")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # checks do on purpose what is warned of
+    try:
+        good = check_parts(names, chosen, seed, fast)
+    finally:
+        logger.setLevel(level)
+    if not good:
         sys.exit(FAILED)
 
 

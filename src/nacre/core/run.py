@@ -157,7 +157,9 @@ class Run:
         if not path.is_file():
             raise BadData(f"{folder} holds no {FILE}: give the folder of a run, as `nacre run --out` made it")
         try:
-            return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+            run = Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+            run.table()  # what cannot be shown is no record
+            return run
         except BadData:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
