@@ -180,7 +180,7 @@ NAMES = [
     Row(
         "layers that do not fit into memory",
         BadSetting,
-        "mlp with layers of [64, 32] does not fit into memory (can't allocate memory): make it smaller",
+        "mlp with layers of [64, 32] does not fit into memory: make it smaller",
         no_memory,
     ),
     Row(
