@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -189,7 +190,7 @@ def node(dice: random.Random, raw: bytearray, reader: Reader) -> None:
     """Somewhere in a tree of JSON stands something else."""
     try:
         tree = json.loads(raw) if reader.tokens is JSON else None
-    except ValueError:
+    except (ValueError, RecursionError):  # damaged before; or a tree deeper than this language goes
         return
     places: list[tuple[Any, Any]] = []
 
@@ -200,7 +201,8 @@ def node(dice: random.Random, raw: bytearray, reader: Reader) -> None:
                 walk(held[key])
 
     if isinstance(tree, (dict, list)) and tree:
-        walk(tree)
+        with suppress(RecursionError):
+            walk(tree)
         held, key = dice.choice(places)
         held[key] = dice.choice(NODES)
         if dice.random() < 0.2:

@@ -3,14 +3,82 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+
+import torch
 
 from nacre.checks import cases_of, checks_for
-from nacre.cli.checking import found
-from nacre.core.errors import BadSetting, UnknownName
+from nacre.cli.checking import check_parts, found
+from nacre.core.errors import BadSetting, NonFinite, UnknownName
+from nacre.core.model import Outputs
+from nacre.core.rows import TensorRows
+from nacre.core.rule import Rule
+from nacre.importance import fisher
 from nacre.memory import Reservoir
-from tests.errors.row import Row
+from tests.errors.row import Place, Row
+
+
+@dataclass
+class Wants(Rule):
+    """A rule that cannot be made without words."""
+
+    much: float
+
+
+@dataclass
+class Shy(Rule):
+    """A rule that shows no instance of itself."""
+
+    @classmethod
+    def examples(cls):
+        return iter(())
+
+
+def told_apart(at: Place) -> object:
+    """A file that has the name of a module of Python."""
+    return found(str(at.write("statistics.py", "")))
+
+
+def answers_nan(at: Place) -> object:
+    """Fisher information of a model whose answers are NaN."""
+    rows = TensorRows(torch.ones(1, 2), torch.tensor([0]))
+    logits = torch.full((1, 2), torch.nan)
+    none = torch.arange(1)
+    return fisher(lambda b: logits.sum(), lambda b: Outputs(logits, logits), {}, rows, none)
+
 
 CHECKS = [
+    Row(
+        "Fisher information of answers that are NaN",
+        NonFinite,
+        "the model's answers are NaN or infinite where its Fisher information is taken: lower the learning rate or the "
+        "strength of what pulls its weights, or set clip",
+        answers_nan,
+    ),
+    Row(
+        "a class that cannot be made without words",
+        BadSetting,
+        "Wants cannot be made without words (…): say by examples() how it is to be tested",
+        lambda at: cases_of(Wants),
+    ),
+    Row(
+        "a class that shows no instance",
+        BadSetting,
+        "Shy.examples() gives nothing: yield at least one instance to be tested",
+        lambda at: cases_of(Shy),
+    ),
+    Row(
+        "checks of which none looks at the part",
+        BadSetting,
+        "none of the checks bounded looks at EWC: leave --only out to run all that do",
+        lambda at: check_parts(["EWC"], ["bounded"], 0, True),
+    ),
+    Row(
+        "a file that has the name of another module",
+        BadSetting,
+        "PATH/statistics.py has the name of another module, …: rename one of them",
+        told_apart,
+    ),
     Row(
         "a check that there is not",
         UnknownName,
