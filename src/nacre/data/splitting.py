@@ -71,15 +71,25 @@ def source_of(
     )
 
 
-def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float) -> tuple[Tensor, Tensor]:
+def split(
+    name: str, y: Tensor, classes: Sequence[str], seed: int, share: float, part: str = "test"
+) -> tuple[Tensor, Tensor]:
     """Positions for training and testing: of each class `share` of its rows, at least one for each.
+
+    Args:
+        name: What the data are called.
+        y: (rows,) labels.
+        classes: Label k is `classes[k]`.
+        seed: Draws the share, together with the name of the part.
+        share: How large the part is that is not trained on.
+        part: What it is for.
 
     Raises:
         BadData: there are no rows, or a class has only one.
         BadSetting: the share is not between 0 and 1.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-        raise BadSetting(f"test_share is the part of the rows kept for testing, between 0 and 1, not {share!r}")
+        raise BadSetting(f"{part}_share is the part of the rows kept back, between 0 and 1, not {share!r}")
     train, test = [], []
     for c in y.unique().tolist():
         rows = (y == c).nonzero().flatten()
@@ -89,7 +99,7 @@ def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float)
                 f"{name}: class {called} has one row, so it cannot be trained and tested: give a second one, or test rows "
                 "of their own"
             )
-        rows = rows[torch.randperm(len(rows), generator=dice(seed, "test", c))]
+        rows = rows[torch.randperm(len(rows), generator=dice(seed, part, c))]
         held = min(max(1, int(len(rows) * share + 0.5)), len(rows) - 1)
         test.append(rows[:held])
         train.append(rows[held:])

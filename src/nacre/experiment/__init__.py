@@ -8,6 +8,7 @@ from .fit import fit
 from .folder import Finished, slug
 from .recorder import Observer
 from .stopping import Stopped, Stopping
+from .sweep import Sweep, swept_in
 from .tables import TABLES
 from .trial import Trial, device_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "Predictor",
     "Stopped",
     "Stopping",
+    "Sweep",
     "Trial",
     "compared_in",
     "default_comparison",
@@ -30,4 +32,5 @@ __all__ = [
     "fit",
     "load",
     "slug",
+    "swept_in",
 ]

@@ -20,7 +20,7 @@ from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, augmentation, load
+from ..data import Source, TextRows, augmentation, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import Split, stream
@@ -89,6 +89,8 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
+        if config.data.tested_on == "validation":
+            source = without_test_rows(source, seed, config.data.validation_share)
     with placed("stream"):
         tasks = config.stream.tasks
         if tasks is None:
