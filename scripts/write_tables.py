@@ -28,7 +28,7 @@ def settings() -> str:
     """One row a setting of a config."""
     rows = ["| table | setting | default | meaning |", "|---|---|---|---|"]
     for table in TABLES:
-        for f in fields(table):
+        for f in (f for f in fields(table) if "help" in f.metadata):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
             rows.append(f"| `{table.label}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")

@@ -116,7 +116,9 @@ def _title(run: Run) -> str:
     data = next(iter(run.results.values())).data
     stream = data["stream"]
     seeds = ", ".join(map(str, run.seeds))
-    return f"{data['source']}, {stream['kind']}, {len(stream['tasks'])} tasks, seed{'s' * (len(run.seeds) > 1)} {seeds}"
+    arrival = "" if stream["arrival"] == "offline" else f" {stream['arrival']}"
+    length = f"{stream['length']} tasks"
+    return f"{data['source']}, {stream['kind']}{arrival}, {length}, seed{'s' * (len(run.seeds) > 1)} {seeds}"
 
 
 def _fresh(name: str, exists: Callable[[Path], bool] = Path.exists) -> Path:

@@ -4,11 +4,12 @@ from .augment import AUGMENTS, Compose, Flip, Jitter, Shift, augmentation
 from .glyphs import stream_glyphs
 from .idx import read_idx
 from .loading import SOURCES, load
-from .source import Source, check_inputs, digest
+from .source import Column, Source, check_inputs, digest
 
 __all__ = [
     "AUGMENTS",
     "SOURCES",
+    "Column",
     "Compose",
     "Flip",
     "Jitter",

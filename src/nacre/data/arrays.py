@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.dice import dice
 from ..core.errors import BadData, BadSetting
 from ..core.rows import TensorRows
-from .source import Source
+from .source import Column, Source
 
 FOUR, TWO = ("x_train", "y_train", "x_test", "y_test"), ("x", "y")
 
@@ -24,7 +24,9 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
     """A source of arrays called x_train, y_train, x_test, y_test, or x, y, which are then split.
 
     Grey pictures without channels get one, channels that come last are brought to the front, and labels are numbered in
-    the order of their names; a key `classes` may name labels 0, 1, ... The note says what was done.
+    the order of their names; a key `classes` may name labels 0, 1, ... Further arrays NAME_train and NAME_test (or, where
+    rows are split, NAME) with one number or name for each row are a column, such as `domain` or `time`. The note says what
+    was done.
 
     Raises:
         BadData: other keys, or arrays that `Source` refuses.
@@ -45,11 +47,27 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
             raise BadData(
                 f"{name}: {key} has {len(inputs)} rows, its labels {len(labels)}: give one label for each row"
             )
+    beside = _columns(arrays, held, list(map(len, y)))
     if held == TWO:
         train, test = _split(name, y[0], seed, test_share)
+        beside = {key: [values[0][train.numpy()], values[0][test.numpy()]] for key, values in beside.items()}
         done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
         x, y = [x[0][train], x[0][test]], [y[0][train], y[0][test]]
-    return Source(name, TensorRows(x[0], y[0]), TensorRows(x[1], y[1]), classes, note="; ".join(dict.fromkeys(done)))
+    columns = {key: Column.of(values[0].tolist(), values[1].tolist()) for key, values in beside.items()}
+    note = "; ".join(dict.fromkeys(done))
+    return Source(name, TensorRows(x[0], y[0]), TensorRows(x[1], y[1]), classes, note=note, columns=columns)
+
+
+def _columns(arrays: Mapping[str, Any], held: tuple[str, ...], rows: list[int]) -> dict[str, list[Any]]:
+    """What else has a number or a name for each row: by name, its values among training and test rows, or among all."""
+    endings = ("_train", "_test") if held == FOUR else ("",)
+    left = {str(key): np.asarray(value) for key, value in arrays.items() if key not in (*held, "classes")}
+    found = {}
+    for stem in (key.removesuffix(endings[0]) for key in left if key.endswith(endings[0])):
+        parts = [left.get(stem + ending, np.empty(())) for ending in endings]
+        if [part.shape for part in parts] == [(n,) for n in rows] and all(part.dtype.kind in "iufUS" for part in parts):
+            found[stem] = [np.char.decode(part) if part.dtype.kind == "S" else part for part in parts]
+    return found
 
 
 def from_npz(path: Path, seed: int, test_share: float) -> Source:

@@ -6,7 +6,7 @@ Shapes: pictures (rows, channels, height, width), uint8 in 0..255 or float in 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,36 @@ from torch import Tensor
 
 from ..core.errors import BadData
 from ..core.rows import TensorRows
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """What is known of each row beside its inputs and its label, such as its domain or its time; streams are cut by it.
+
+    Attributes:
+        train: (training rows,) whole numbers from 0 that stand for names, or any numbers.
+        test: (test rows,) likewise.
+        names: The value k is called `names[k]`; empty where values are numbers, such as times.
+
+    >>> Column.of(["photo", "sketch", "photo"], ["sketch"]).train.tolist()
+    [0, 1, 0]
+    """
+
+    train: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
+    names: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(train: Sequence[Any], test: Sequence[Any]) -> Column:
+        """A column of names (numbered in the order of the alphabet), or of numbers."""
+        if not any(isinstance(value, str) for value in (*train, *test)):
+            return Column(torch.as_tensor(train), torch.as_tensor(test))
+        names = sorted({str(value) for value in train})
+        number = {name: k for k, name in enumerate(names)}
+        if strange := sorted({str(value) for value in test} - set(number)):
+            raise BadData(f"test rows have the value {strange[0]!r}, which no training row has: leave them out")
+        numbered = [torch.tensor([number[str(value)] for value in part], dtype=torch.long) for part in (train, test)]
+        return Column(*numbered, tuple(names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +59,7 @@ class Source:
         groups: Classes that belong together and should form one task; empty, or each class exactly once.
         sha256: Digest of the bytes of both inputs and labels; made here where it is not given.
         note: Where the rows come from, or what was done to them, in a sentence.
+        columns: What is known of each row beside, by name: streams look for `domain` and `time`.
 
     Raises:
         BadData: anything that could not be learned from; the message says what to change.
@@ -45,6 +76,7 @@ class Source:
     groups: tuple[tuple[int, ...], ...] = ()
     sha256: str = ""
     note: str = ""
+    columns: Mapping[str, Column] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
@@ -64,8 +96,15 @@ class Source:
                 "leave them out of `classes` and number the labels without gaps"
             )
         _check_groups(self.name, self.groups, len(self.classes))
+        for name, column in self.columns.items():
+            for part, values, rows in (
+                ("training", column.train, len(self.train)),
+                ("test", column.test, len(self.test)),
+            ):
+                _check_column(f"{self.name}, the column {name!r} of {part} rows", values, rows, column.names)
         if not self.sha256:
-            object.__setattr__(self, "sha256", digest(self.train.x, self.train.y, self.test.x, self.test.y))
+            beside = [part for _, c in sorted(self.columns.items()) for part in (c.train, c.test)]
+            object.__setattr__(self, "sha256", digest(self.train.x, self.train.y, self.test.x, self.test.y, *beside))
 
 
 def digest(*parts: Any) -> str:
@@ -161,6 +200,18 @@ def _check_alike(name: str, train: Any, test: Any) -> None:
             f"{name}: a training row is {tuple(train.shape[1:])} {train.dtype}, a test row {tuple(test.shape[1:])} "
             f"{test.dtype}: bring both to one shape and type"
         )
+
+
+def _check_column(what: str, values: Tensor, rows: int, names: tuple[str, ...]) -> None:
+    if not isinstance(values, Tensor) or values.ndim != 1 or len(values) != rows:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise BadData(f"{what} is {shape}, but there are {rows} rows: give a tensor with one value for each")
+    if len(set(names)) < len(names):
+        raise BadData(f"{what} has two values of one name: give each its own")
+    if names and (values.dtype != torch.int64 or (rows and (int(values.min()) < 0 or int(values.max()) >= len(names)))):
+        raise BadData(f"{what} numbers its {len(names)} names, so its values are int64 in 0..{len(names) - 1}: renumber it")
+    if not names and not bool(values.isfinite().all()):
+        raise BadData(f"{what} holds NaN or infinite numbers: repair or leave these rows out")
 
 
 def _check_groups(name: str, groups: tuple[tuple[int, ...], ...], classes: int) -> None:

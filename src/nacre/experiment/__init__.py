@@ -8,7 +8,7 @@ from .fit import fit
 from .folder import Finished, slug
 from .recorder import Observer
 from .stopping import Stopped, Stopping
-from .tables import TABLES
+from .tables import TABLES, StreamTable
 from .trial import Trial, device_of
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Predictor",
     "Stopped",
     "Stopping",
+    "StreamTable",
     "Trial",
     "compared_in",
     "default_comparison",

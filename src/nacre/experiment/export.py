@@ -21,7 +21,7 @@ from ..core.rows import Batch
 from ..core.state import moved, settings
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
-from ..streams import Split
+from ..streams import FromData
 from .rows import Trained
 from .trial import device_called
 
@@ -30,7 +30,7 @@ FORMAT = "nacre-model-1"
 SIZE = 500  # rows predicted at once
 
 
-def export(folder: str | Path, learner: Learner, body: Body, split: Split) -> bool:
+def export(folder: str | Path, learner: Learner, body: Body, split: FromData) -> bool:
     """Write what predicting needs: structure, weights, the names of the classes, and what the answering method keeps.
 
     Args:
@@ -192,7 +192,7 @@ def _name(method: Method) -> str:
     return kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _row(split: Split) -> dict[str, Any]:
+def _row(split: FromData) -> dict[str, Any]:
     """What a training row looks like."""
     rows = split[0].task.train
     x = None if rows is None else rows.take(torch.tensor([0])).x

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,13 +23,12 @@ from ..core.stream import Joined, Stream, Task
 from ..data import Source, augmentation, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
-from ..streams import Split, stream
+from ..streams import STREAMS, FromData, arriving
 from .config import Config
 from .tables import DEVICE
 
 GIVEN = "given in Python"
 """The name of a source or a backbone that no config can say."""
-DEFAULT_TASKS = 5
 MARK_EVERY = 100  # steps between the places that a rollback returns to, where no checkpoints are written by steps
 
 
@@ -40,17 +40,24 @@ class Trial:
         seed: Draws everything that is drawn.
         source: The data.
         split: The stream as described.
-        stream: The stream as learned: one experience where a method joins all.
+        stream: The stream as learned: its rows arrive as the config says, and it is one experience where a method joins all.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
+        arrival: How rows arrive.
     """
 
     seed: int
     source: Source
-    split: Split
+    split: FromData
     stream: Stream
     body: Body
     learner: Learner
+    arrival: str = "offline"
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The stream in words and numbers."""
+        return self.split.describe()
 
     @property
     def tasks(self) -> int:
@@ -66,7 +73,7 @@ class Trial:
             "rows": {"train": len(source.train), "test": len(source.test)},
             "classes": len(source.classes),
             "note": source.note,
-            "stream": self.split.describe(),
+            "stream": {**self.described, "arrival": self.arrival},
         }
 
 
@@ -88,11 +95,9 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source if data is None else data, seed=seed)
+    told = config.stream
     with placed("stream"):
-        tasks = config.stream.tasks
-        if tasks is None:
-            tasks = len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
-        split = stream(config.stream.kind, source, tasks=tasks, order=config.stream.order, seed=seed)
+        split = STREAMS[told.kind](**told.settings).over(source, seed)
     with placed("backbone"):
         body = _body(config, seed, source, body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
@@ -109,10 +114,16 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         mark_every=run.save_every or MARK_EVERY,
     )
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    made = Trial(seed, source, split, Joined(split) if joins else split, body, learner)
+    learned = arriving(split, told.arrival, seed)
+    made = Trial(seed, source, split, Joined(learned) if joins else learned, body, learner, told.arrival)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
+        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None:
+            raise BadSetting(
+                f"stage.{i}: epochs = {s.epochs}, but the rows of a stream with arrival = {told.arrival!r} are met once: set "
+                "epochs = 1"
+            )
     return made
 
 
