@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..backbones import Body
 from ..catalogue import find
-from ..core.errors import BadCheckpoint, BadData, NonFinite, NotSaved
+from ..core.errors import BadCheckpoint, BadData, NotSaved
 from ..core.optim import OPTIMIZERS
 from ..core.run import Result, Run
 from ..core.state import settings
@@ -31,6 +31,7 @@ from .recorder import Observer, Recorder
 from .trial import Trial, device_of, method, trial
 
 logger = logging.getLogger(__name__)
+PUBLISHING = 20  # the record is written only if that took less than one part in so many of the time since
 PACKAGES = ("nacre", "torch", "numpy", "transformers", "scikit-learn", "matplotlib")
 
 
@@ -143,7 +144,8 @@ class _Seed(Listener):
         self.seed, config = seed, self.experiment.config
         self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
         self.recorder = recorder = Recorder(config, self.trial)
-        self.saved = time.perf_counter()
+        self.saved = self.published = time.perf_counter()
+        self.publishing = 0.0
         learner = self.trial.learner
         if saved is not None:
             self._take_over(saved)
@@ -152,8 +154,8 @@ class _Seed(Listener):
                 hears.seed_begins(self.trial)
             try:
                 self._learn()
-            except NonFinite:
-                self._publish()  # the record says where
+            except BaseException:
+                self.run.results[seed] = recorder.result()  # the record says how far it came, and why it ended
                 raise
             recorder.complete = True
             self.save()
@@ -170,7 +172,7 @@ class _Seed(Listener):
         for met in self.trial.learner.learn(self.trial.stream, self.recorder, self, *self.listeners):
             self._measure(f"task{met.task.index}", met)
             self.save()
-            self._publish()
+            self._publish_if_cheap()
 
     def stepped(self, learner: Learner, loss: Tensor) -> None:
         self._save_if_due()
@@ -212,10 +214,18 @@ class _Seed(Listener):
             hears.measured(self.trial, moment, self.recorder.matrix)
 
     def _publish(self) -> Result:
+        since = time.perf_counter()
         result = self.run.results[self.seed] = self.recorder.result()
         if self.folder is not None:
             self.run.save(self.folder.path)
+        self.published = time.perf_counter()
+        self.publishing = self.published - since
         return result
+
+    def _publish_if_cheap(self) -> None:
+        """Rewrite the record, unless that would take more than a twentieth of the time: it grows with the stream."""
+        if self.folder is not None and time.perf_counter() - self.published >= PUBLISHING * self.publishing:
+            self._publish()
 
     def _take_over(self, saved: Any) -> None:
         record = saved.get("record") if isinstance(saved, dict) else None

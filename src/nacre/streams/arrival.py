@@ -40,6 +40,11 @@ class Arriving:
             )
         return len(self.stream)
 
+    @property
+    def told(self) -> bool:
+        """Whether rows carry their task id."""
+        return bool(getattr(self.stream, "told", False))
+
     def __getitem__(self, index: int) -> Experience:
         """The experience at a place, counted from 0."""
         met = self.stream[index]
