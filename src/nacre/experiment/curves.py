@@ -77,7 +77,8 @@ class Moved:
         """By the name of the task's moment: `total`, and `tensors` where they are held."""
         names = list(self.names)
         tensors = {
-            task: {names[int(row[1])]: _said(MOTION, row[2:]) for row in rows} for (task, _), rows in self.each.by_stage()
+            task: {names[int(row[1])]: _said(MOTION, row[2:]) for row in rows}
+            for (task, _), rows in self.each.by_stage()
         }
         return {
             f"task{task}": {"total": _said(TOTAL, rows[-1][1:]), "tensors": tensors.get(task, {})}

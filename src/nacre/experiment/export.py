@@ -19,6 +19,7 @@ from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
 from ..core.state import moved, settings
+from ..core.stream import experiences
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
 from ..streams import FromData
@@ -194,7 +195,7 @@ def _name(method: Method) -> str:
 
 def _row(split: FromData) -> dict[str, Any]:
     """What a training row looks like."""
-    rows = split[0].task.train
+    rows = next((met.task.train for met in experiences(split) if met.task.rows), None)  # a first task may be empty
     x = None if rows is None else rows.take(torch.tensor([0])).x
     shape = list(x.shape[1:]) if isinstance(x, Tensor) else []
     return {"shape": shape, "raw": isinstance(x, Tensor) and x.dtype == torch.uint8}

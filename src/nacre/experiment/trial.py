@@ -99,7 +99,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
     with placed("stream"):
         split = STREAMS[told.kind](**told.settings).over(source, seed)
     with placed("backbone"):
-        body = _body(config, seed, source, body)
+        body = _body(config, seed, source, split.row_shape(), body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
     model = Classifier(body, head).to(device_of(config))
     stages = tuple(stage(config, i, seed) for i in range(len(config.stage)))
@@ -199,13 +199,12 @@ class _Placed:
             return self.make(params)
 
 
-def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body:
+def _body(config: Config, seed: int, source: Source, shape: tuple[int, ...], given: Body | None) -> Body:
     if given is not None:
         return copy.deepcopy(given)
     name = config.backbone.source
     if name == GIVEN:
         raise BadData("the backbone of this run was given in Python; give it again")
-    shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
     body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
     if (

@@ -53,6 +53,6 @@ def column(data: Data, name: str, named: bool) -> Column:
         raise UnknownName("column of the data", name, held)
     found = held[name]
     if bool(found.names) != named:
-        is_one, needed = ("names", "numbers, such as times") if found.names else ("numbers", "names, such as domains")
-        raise BadData(f"the column {name!r} holds {is_one}, and {needed} are needed here: say another column with by")
+        held_there, needed = ("names", "numbers such as times") if found.names else ("numbers", "names such as domains")
+        raise BadData(f"the column {name!r} holds {held_there} where {needed} are needed: say another column, with by")
     return found

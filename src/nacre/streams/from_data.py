@@ -95,6 +95,10 @@ class FromData(ABC):
             raise IndexError(f"this stream has experiences 0..{len(self) - 1}, not {index}")
         return self._made(index)
 
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row's numbers as tasks bring it; empty where rows are not one tensor, as tokens are."""
+        return row_shape(self.data)
+
     def _about(self) -> dict[str, Any]:
         return {"kind": self.kind, "length": len(self), "seed": self.seed, "told": self.told}
 
