@@ -35,6 +35,18 @@ def settings() -> str:
     return "\n".join(rows) + "\n"
 
 
+def kinds() -> str:
+    """One row a kind of stream, and one a setting of it."""
+    rows = ["| kind | setting | default | what it does |", "|---|---|---|---|"]
+    for entry in entries("stream"):
+        rows.append(f"| **`{entry.name}`** | | | {entry.summary} |")
+        for s in entry.settings:
+            shown = "none" if s.default is None else str(s.default).lower() if isinstance(s.default, bool) else s.default
+            span = f" ({s.range})" if s.range else ""
+            rows.append(f"| | `{s.name}` | `{shown}` | {s.help}{span} |")
+    return "\n".join(rows) + "\n"
+
+
 def checks() -> str:
     """One row a check: what must hold, and what the machine must have."""
     rows = ["| check | what must hold | needs |", "|---|---|---|"]
@@ -45,6 +57,7 @@ def checks() -> str:
 PLACES: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("methods", methods),
     "docs/run.md": ("settings", settings),
+    "docs/streams.md": ("kinds", kinds),
     "docs/own_method.md": ("checks", checks),
 }
 

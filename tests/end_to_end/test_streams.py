@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -150,6 +151,14 @@ def test_the_command_line_lists_and_shows_them():
         assert not missing, shown
     assert "Si-Blurry" in call("show", "blurry") and "arXiv" in call("show", "re-occurring").replace("arxiv", "arXiv")
     assert "second look" in call("show", "online") and 'arrival = "task-free"' in call("show", "task-free")
+
+
+def test_the_python_of_its_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    held: dict[str, Any] = {}
+    exec(block, held)
+    assert len(held["seventeen"]) == 17 and len(held["long"]) == 1000 and held["long"][999].task.index == 999
 
 
 def test_a_long_run_tells_its_matrix_in_few_lines(tmp_path: Path):

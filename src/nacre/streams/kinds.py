@@ -190,8 +190,8 @@ class Blurry(Kind):
     )  # fmt: skip
 
     tasks: int = setting(USUAL, "how many tasks", low=1)
-    disjoint: float = setting(0.5, "share of the classes that come in one task alone (N in percent)", low=0, high=1)
-    blur: float = setting(0.1, "share of the other classes' rows that change places (M in percent)", low=0, high=1)
+    disjoint: float = setting(0.5, "share of the classes that come in one task alone: N = 50 in the paper", low=0, high=1)
+    blur: float = setting(0.1, "share of the other classes' rows that change places: M = 10 in the paper", low=0, high=1)
     stochastic: bool = setting(True, "whether sizes are drawn (Si-Blurry) or equal (i-Blurry)")
 
     def over(self, data: Data, seed: int = 0) -> Placed:
