@@ -93,7 +93,7 @@ class Joined:
 
     def __getitem__(self, index: int) -> Experience:
         if index:
-            raise IndexError(index)
+            raise IndexError(f"a joined stream has one experience, 0, not {index}")
         met: Sequence[Experience] = list(experiences(self.stream))
         once = any(e.task.once for e in met)
         parts = (e.task.train for e in met if e.task.train is not None)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +14,21 @@ import torch
 from torch import Tensor
 
 from ..backbones import Body
-from ..catalogue import find
+from ..checkpoint import describing
+from ..core import ranks
 from ..core.errors import BadCheckpoint, BadData, NotSaved
-from ..core.optim import OPTIMIZERS
 from ..core.run import Result, Run
-from ..core.state import settings
 from ..learner import Learner, Listener
 from ..metrics import forget_peak
 from .config import Config
+from .described import parts_of, versions_of
 from .export import export
 from .folder import Finished, Folder
 from .recorder import Observer, Recorder
-from .trial import Trial, device_of, method, trial
+from .trial import Trial, trial
 
 logger = logging.getLogger(__name__)
 PUBLISHING = 20  # the record is written only if that took less than one part in so many of the time since
-PACKAGES = ("nacre", "torch", "numpy", "transformers", "scikit-learn", "matplotlib")
 
 
 @dataclass
@@ -71,11 +67,12 @@ class Experiment:
         folder = None if out is None else Folder(out)
         if folder is not None:
             folder.refuse_other(self.config)
-        with _alone(self.config):
+        with ranks.joined(), _alone(self.config):
             seed = self.config.run.seeds[0]
             first = trial(self.config, seed, self.data, self.body)  # may refuse: before anything is written
-            if folder is None:
-                return self._run(None, listeners, first)
+            ranks.wait()
+            if folder is None or not ranks.first():
+                return self._run(folder, listeners, first)
             folder.make()
             with folder.alone():
                 folder.refuse_other(self.config)  # another process may have begun since
@@ -95,20 +92,20 @@ class Experiment:
         folder = Folder(out)
         if folder.status() == "finished":
             raise Finished(f"{out} holds a finished run: see {Path(out) / 'run.json'}")
-        with _alone(self.config), folder.alone():
+        with ranks.joined(), _alone(self.config), folder.alone() if ranks.first() else nullcontext():
             return self._run(folder, listeners, None)
 
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
         config = self.config
         run = Run(
-            config.run.name, "running", config.to_dict(), seeds=list(config.run.seeds), versions=_versions(config)
+            config.run.name, "running", config.to_dict(), seeds=list(config.run.seeds), versions=versions_of(config)
         )
-        run.stages, run.papers, run.fidelity = _described(config)
+        run.stages, run.papers, run.fidelity = parts_of(config)
         run.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if folder is not None:
             if first is None:
                 run.results = folder.results()  # what was measured stays in the record, even if nothing can be resumed
-            run.save(folder.path)
+            self._write(run, folder)
         try:
             for seed in config.run.seeds:
                 made = first if first is not None and first.seed == seed else None
@@ -116,16 +113,20 @@ class Experiment:
         except BaseException as error:
             failed = isinstance(error, Exception)
             run.status, run.error = ("failed", f"{type(error).__name__}: {error}") if failed else ("interrupted", "")
-            if folder is not None:
-                try:
-                    run.save(folder.path)
-                except NotSaved as unsaved:  # the disk is full, say: the first error is the one to tell
-                    logger.warning("%s", unsaved)
+            try:
+                self._write(run, folder)
+            except NotSaved as unsaved:  # the disk is full, say: the first error is the one to tell
+                logger.warning("%s", unsaved)
             raise
         run.status = "finished"
-        if folder is not None:
-            run.save(folder.path)
+        self._write(run, folder)
         return run
+
+    @staticmethod
+    def _write(run: Run, folder: Folder | None) -> None:
+        """Write the record, if it is kept and this is the process that writes."""
+        if folder is not None and ranks.first():
+            run.save(folder.path)
 
 
 @dataclass
@@ -141,6 +142,7 @@ class _Seed(Listener):
         """Learn the whole stream, from the newest checkpoint where there is one."""
         forget_peak()
         saved = self.folder.newest(seed) if self.folder is not None else None
+        ranks.wait()  # all have read before one writes
         self.seed, config = seed, self.experiment.config
         self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
         self.recorder = recorder = Recorder(config, self.trial)
@@ -160,7 +162,7 @@ class _Seed(Listener):
             recorder.complete = True
             self.save()
         result = self._publish()
-        if self.folder is not None:
+        if self.folder is not None and ranks.first():
             place = self.folder.export(seed, config.run.seeds)
             export(place, learner, self.trial.body, self.trial.split)
         for hears in self._observers():
@@ -185,9 +187,10 @@ class _Seed(Listener):
 
     def _save_if_due(self) -> None:
         told = self.experiment.config.run
+        asked = [hears.wants_save() for hears in self._observers()]  # all are asked: ranks may have to agree
         steps = told.save_every and sum(self.trial.learner.clocks) % told.save_every == 0
         late = told.save_seconds and time.perf_counter() - self.saved >= told.save_seconds
-        if steps or late or any(hears.wants_save() for hears in self._observers()):
+        if steps or late or any(asked):
             self.save()
 
     def save(self) -> None:
@@ -199,9 +202,10 @@ class _Seed(Listener):
         for hears in self._observers():
             hears.save_begins(self.trial)
         recorder.lap("training")
-        tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
-        at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
-        self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
+        if ranks.first():
+            tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
+            at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
+            self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
         self.saved = time.perf_counter()
         recorder.lap("saving")
         for hears in self._observers():
@@ -216,8 +220,7 @@ class _Seed(Listener):
     def _publish(self) -> Result:
         since = time.perf_counter()
         result = self.run.results[self.seed] = self.recorder.result()
-        if self.folder is not None:
-            self.run.save(self.folder.path)
+        self.experiment._write(self.run, self.folder)
         self.published = time.perf_counter()
         self.publishing = self.published - since
         return result
@@ -233,15 +236,16 @@ class _Seed(Listener):
             raise BadCheckpoint(
                 f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
             )
-        if record["sha256"] != self.trial.source.sha256:
+        if record.get("sha256") != self.trial.source.sha256:
             raise BadData(
                 f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
-                f"{record['sha256'][:12]}...): bring the old rows back, or start a new run"
+                f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
             )
-        self.trial.learner.load_state_dict(saved["learner"])
-        self.recorder.load_state_dict(record)
-        if not self.recorder.complete:
-            self.trial.learner.warn_if_unlike(saved["learner"])
+        with describing(f"seed {self.seed} of this run"):
+            self.trial.learner.load_state_dict(saved["learner"])
+            self.recorder.load_state_dict(record)
+            if not self.recorder.complete:
+                self.trial.learner.warn_if_unlike(saved["learner"])
 
     def _observers(self) -> Iterator[Observer]:
         return (hears for hears in self.listeners if isinstance(hears, Observer))
@@ -260,36 +264,3 @@ def _alone(config: Config) -> Iterator[None]:
         finally:
             if config.run.threads:
                 torch.set_num_threads(threads)
-
-
-def _described(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]:
-    """Each stage with all settings of its parts; the papers of its methods; how sure we are of them."""
-    stages, papers, fidelity = [], {}, {}
-    for table, said in zip(config.stage, config.to_dict()["stage"], strict=True):
-        made = [method(t, config.run.seeds[0]) for t in table.methods]
-        full: dict[str, Any] = {
-            "methods": [{"name": t["name"], **settings(m)} for t, m in zip(table.methods, made, strict=True)]
-        }
-        if table.optimizer is not None:
-            known = signature(OPTIMIZERS[table.optimizer["name"]]).parameters
-            defaults = {n: p.default for n, p in known.items() if p.default is not p.empty and p.default is not None}
-            full["optimizer"] = {**defaults, **table.optimizer}
-        stages.append({**said, **full})
-        for t in table.methods:
-            entry = find("method", t["name"])
-            if entry.paper is not None:
-                papers[entry.name], fidelity[entry.name] = str(entry.paper), entry.fidelity
-    return stages, papers, fidelity
-
-
-def _versions(config: Config) -> dict[str, str]:
-    """What numbers depend on beside the config."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    device = device_of(config)
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {**found, "threads": str(config.run.threads or torch.get_num_threads())}

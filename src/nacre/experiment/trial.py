@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 
 from ..backbones import Body, Classifier, backbone
 from ..catalogue import find, inner_class, make, placed
+from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, augmentation, load
+from ..data import Source, TextRows, augmentation, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import STREAMS, FromData, arriving
@@ -94,12 +95,13 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
             "data.source: the rows of this run were given in Python; give them again, or save them as an .npz file"
         )
     with placed("data"):
-        source = load(config.data.source if data is None else data, seed=seed)
+        source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
     told = config.stream
     with placed("stream"):
-        split = STREAMS[told.kind](**told.settings).over(source, seed)
+        kind = STREAMS[told.kind](**told.settings)
+        split = kind.over(source, seed)
     with placed("backbone"):
-        body = _body(config, seed, source, split.row_shape(), body)
+        body = _body(config, seed, source, kind.row_shape(source), body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
     model = Classifier(body, head).to(device_of(config))
     stages = tuple(stage(config, i, seed) for i in range(len(config.stage)))
@@ -176,7 +178,7 @@ def device_called(name: str) -> torch.device:
         BadSetting: there is no such device, or this machine does not offer it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not DEVICE.fullmatch(name):
         raise BadSetting(f'a device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {name!r}')
     kind, _, number = name.partition(":")
@@ -184,7 +186,11 @@ def device_called(name: str) -> torch.device:
     if int(number or 0) >= there:
         seen = f"only {there} of {kind}" if there else f"no {kind}"
         raise BadSetting(f'torch sees {seen} here, so there is no {name!r}: use "auto" or "cpu"')
-    return torch.device(name)
+    if number and ranks.world() > 1:
+        raise BadSetting(
+            f'{ranks.world()} processes cannot share {name!r}: set device = "cuda", one GPU for each, or "cpu"'
+        )
+    return ranks.own_device(kind) if not number else torch.device(name)
 
 
 @dataclass(frozen=True)
@@ -203,10 +209,19 @@ def _body(config: Config, seed: int, source: Source, shape: tuple[int, ...], giv
     if given is not None:
         return copy.deepcopy(given)
     name = config.backbone.source
+    if isinstance(source.train, TextRows):
+        raise BadData(
+            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give a backbone "
+            "in Python, and rows whose texts become tokens (nacre.data.TextRows)"
+        )
     if name == GIVEN:
-        raise BadData("the backbone of this run was given in Python; give it again")
+        raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
     body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
+    if len(shape) == 1 and body.spec.get("kind") != "mlp":
+        raise BadData(
+            f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
+        )
     if (
         body.spec.get("kind") == "mlp"
         and body.spec["pixels"]["size"] is None

@@ -27,16 +27,18 @@ class Arriving:
         stream: The stream.
         borders: Whether it is told where tasks begin and end, and which classes they bring.
         seed: Draws the order in which the rows of a task arrive where no borders are told.
+        in_order: Whether rows arrive in the order in which they lie; None: if the stream says so of itself.
     """
 
     stream: Stream
     borders: bool = True
     seed: int = 0
+    in_order: bool | None = None
 
     def __len__(self) -> int:
         if not isinstance(self.stream, Sized):
             raise BadData(
-                f"a {type(self.stream).__name__} does not know its length: give it a __len__, or walk through it"
+                f"the stream {type(self.stream).__name__} does not know its length: give it a __len__, or walk through it"
             )
         return len(self.stream)
 
@@ -49,7 +51,7 @@ class Arriving:
         """The experience at a place, counted from 0."""
         met = self.stream[index]
         task = met.task
-        in_order = bool(getattr(self.stream, "in_order", False))
+        in_order = bool(getattr(self.stream, "in_order", False) if self.in_order is None else self.in_order)
         rows = task.train
         if not self.borders:
             if task.task_id is not None:

@@ -105,11 +105,6 @@ class Changed(FromData):
         rows = {"train_rows": len(self.data.train), "test_rows": len(self.data.test)}
         return {**self._about(), "scenario": self.scenario, **self.about, "each_task": rows}
 
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of a row as tasks bring it."""
-        one = Seen(self.data.train, self.view(0)).take(torch.zeros(1, dtype=torch.long))
-        return tuple(one.x.shape[1:])
-
     @cached_property
     def _all(self) -> tuple[Tensor, Tensor]:
         return torch.arange(len(self.data.train)), torch.arange(len(self.data.test))

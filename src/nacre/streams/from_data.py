@@ -95,10 +95,6 @@ class FromData(ABC):
             raise IndexError(f"this stream has experiences 0..{len(self) - 1}, not {index}")
         return self._made(index)
 
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of a row's numbers as tasks bring it; empty where rows are not one tensor, as tokens are."""
-        return row_shape(self.data)
-
     def _about(self) -> dict[str, Any]:
         return {"kind": self.kind, "length": len(self), "seed": self.seed, "told": self.told}
 
@@ -123,7 +119,8 @@ def check_classes(data: Data) -> None:
         y = rows.y
         if len(y) and (int(y.min()) < 0 or int(y.max()) >= len(data.classes)):
             raise BadData(
-                f"{what} rows have labels {int(y.min())}..{int(y.max())}, the data name classes 0..{len(data.classes) - 1}"
+                f"{what} rows have labels {int(y.min())}..{int(y.max())}, the data name 0..{len(data.classes) - 1}: number "
+                "them so"
             )
 
 
@@ -137,7 +134,7 @@ def row_shape(data: Data) -> tuple[int, ...]:
 
 
 def sizes_of(tasks: int | Sequence[int], units: int, what: str = "class") -> list[int]:
-    """How many units each task has.
+    """How many units each task has: 3 tasks of 7 units have 3, 2 and 2.
 
     Args:
         tasks: How many tasks, whose sizes then differ by one at most; or the number of units of each.
@@ -146,9 +143,6 @@ def sizes_of(tasks: int | Sequence[int], units: int, what: str = "class") -> lis
 
     Raises:
         BadSetting: tasks that cannot be made of them.
-
-    >>> sizes_of(3, 7), sizes_of([2, 5], 7)
-    ([3, 2, 2], [2, 5])
     """
     many = _plural(what)
     if isinstance(tasks, (bool, str)):
@@ -182,9 +176,6 @@ def arranged(
     Raises:
         UnknownName: there is no unit of a name that is listed; the nearest is named.
         BadSetting: a unit is missing or is listed twice, or the order is none of them.
-
-    >>> arranged(["b", "a"], ("a", "b"), seed=0)
-    ([1, 0], 'listed')
     """
     if not isinstance(order, str):
         return _listed(order, names, what), "listed"
@@ -196,11 +187,7 @@ def arranged(
 
 
 def cut(units: Sequence[int], sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The units one after the other as tasks of these sizes.
-
-    >>> cut([4, 2, 0, 1], [1, 3])
-    ((4,), (2, 0, 1))
-    """
+    """The units one after the other as tasks of these sizes: 4, 2, 0, 1 in sizes 1 and 3 are (4) and (2, 0, 1)."""
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return tuple(tuple(units[end - size : end]) for end, size in zip(ends, sizes, strict=True))
 

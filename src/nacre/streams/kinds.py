@@ -1,4 +1,7 @@
-"""Kinds of streams by name: what can be set of each, and the stream that is made of the data."""
+"""Kinds of streams by name: what can be set of each, and the stream that is made of the data.
+
+It is over 300 lines because every kind stands here, with its paper and its settings.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,10 @@ class Kind(ABC):
             BadSetting: what is set does not fit the data.
             BadData: the data lack what the stream needs.
         """
+
+    def row_shape(self, data: Data) -> tuple[int, ...]:
+        """The shape of a row's numbers as tasks bring it; empty where rows are not one tensor, as tokens are."""
+        return row_shape(data)
 
 
 @dataclass(frozen=True)
@@ -118,11 +125,15 @@ class Permuted(Kind):
     keep_first: bool = setting(False, KEEP)
     scenario: Literal["domain", "class", "task"] = setting("domain", SCENARIO)
 
+    def row_shape(self, data: Data) -> tuple[int, ...]:
+        shape = row_shape(data)
+        return (*shape[:1], *(n + 2 * self.pad for n in shape[1:]))
+
     def over(self, data: Data, seed: int = 0) -> Changed:
         shape = row_shape(data)
         if len(shape) not in (1, 3) or (self.pad and len(shape) != 3):
-            what = "pictures, to be padded," if self.pad else "pictures or vectors"
-            raise BadData(f"permuted streams are made of {what} not of rows of shape {shape}: take other data")
+            what = "pictures, to be padded" if self.pad else "pictures or vectors"
+            raise BadData(f"permuted streams are made of {what}, not of rows of shape {shape}: take other data")
 
         def view(task: int) -> Map:
             plain = self.keep_first and not task
@@ -190,8 +201,12 @@ class Blurry(Kind):
     )  # fmt: skip
 
     tasks: int = setting(USUAL, "how many tasks", low=1)
-    disjoint: float = setting(0.5, "share of the classes that come in one task alone: N = 50 in the paper", low=0, high=1)
-    blur: float = setting(0.1, "share of the other classes' rows that change places: M = 10 in the paper", low=0, high=1)
+    disjoint: float = setting(
+        0.5, "share of the classes that come in one task alone: N = 50 in the paper", low=0, high=1
+    )
+    blur: float = setting(
+        0.1, "share of the other classes' rows that change places: M = 10 in the paper", low=0, high=1
+    )
     stochastic: bool = setting(True, "whether sizes are drawn (Si-Blurry) or equal (i-Blurry)")
 
     def over(self, data: Data, seed: int = 0) -> Placed:
