@@ -29,6 +29,14 @@ def check_parts(names: Sequence[str], only: Sequence[str], seed: int, fast: bool
         seed: Seeds worlds and the choice of steps.
         fast: Leave out what takes long.
     """
+    path = list(sys.path)
+    try:
+        return _checked(names, only, seed, fast)
+    finally:
+        sys.path[:] = path
+
+
+def _checked(names: Sequence[str], only: Sequence[str], seed: int, fast: bool) -> bool:
     pairs = [
         (case, check) for name in names for case in cases_of(found(name), seed) for check in checks_for(case.part, only)
     ]
@@ -90,16 +98,19 @@ def _module(place: str) -> ModuleType:
     folder = path.parent if path.suffix == ".py" else Path.cwd()
     if path.suffix == ".py" and not path.is_file():
         raise BadSetting(f"there is no file {place}: give module:Class, path/to/file.py:Class, or the name of a method")
-    sys.path.insert(0, str(folder.resolve()))  # it stays: other processes must find the module, too
+    before = list(sys.path)
+    sys.path.insert(0, str(folder.resolve()))  # where it is found it stays: other processes must find the module, too
     try:
         module = importlib.import_module(path.stem if path.suffix == ".py" else place)
     except NacreError:
         raise
     except (Exception, SystemExit) as error:
+        sys.path[:] = before
         raise BadSetting(
             f"{place} cannot be imported ({type(error).__name__}: {error}): see that Python can import it here"
         ) from error
     if path.suffix == ".py" and Path(module.__file__ or "").resolve() != path.resolve():
+        sys.path[:] = before
         raise BadSetting(f"{place} has the name of another module, {module.__file__}: rename one of them")
     return module
 

@@ -163,7 +163,7 @@ class Run:
             return run
         except BadData:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError) as error:
             raise BadData(f"{path} cannot be read ({error}): resume the run, which writes it anew") from error
 
     def save(self, folder: str | Path) -> None:
