@@ -19,7 +19,7 @@ from ..core import ranks
 from ..core.errors import BadCheckpoint, BadData, NotSaved
 from ..core.run import Result, Run
 from ..learner import Learner, Listener
-from ..metrics import forget_peak
+from ..metrics import START, forget_peak
 from .config import Config
 from .described import parts_of, versions_of
 from .export import export
@@ -170,7 +170,7 @@ class _Seed(Listener):
 
     def _learn(self) -> None:
         if self.experiment.config.stream.evaluate == "all" and not self.recorder.matrix.moments:
-            self._measure("start", None)
+            self._measure(START, None)
         for met in self.trial.learner.learn(self.trial.stream, self.recorder, self, *self.listeners):
             self._measure(f"task{met.task.index}", met)
             self.save()

@@ -1,7 +1,8 @@
 """What happened at many steps of many tasks, as columns of numbers: however long a stream is, they stay small.
 
-Eight bytes a number in memory and in a checkpoint; and where there are more rows than the limit, every second point is left
-out, of the past as of what comes. What is held is then what would have been held had it been so from the beginning.
+A number takes eight bytes in memory, in a checkpoint as few as hold it exactly. Where there are more rows than the limit, every
+second point is left out, of the past as of what comes: what is held is then what would have been held had it been so from the
+beginning.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 PLACE = ("task", "stage", "step")
+SMALLER = (torch.uint8, torch.int16, torch.int32, torch.float32)  # than float64
 FEW = 4  # points of a stage: with fewer than that, stages are left out instead of points
 
 
@@ -85,7 +87,7 @@ class History:
         yield from held.items()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is held; the numbers as tensors."""
+        """All that is held; the numbers as tensors, each column in a type of its own."""
         held = {kind: {n: _tensor(c) for n, c in columns.items()} for kind, columns in self._kinds().items()}
         return {**held, "stride": self.stride, "skip": self.skip}
 
@@ -111,4 +113,7 @@ def _keep(columns: dict[str, array[float]], chosen: list[bool]) -> None:
 
 
 def _tensor(column: array[float]) -> torch.Tensor:
-    return torch.frombuffer(column, dtype=torch.float64).clone() if column else torch.zeros(0, dtype=torch.float64)
+    """The column in the smallest type that holds each of its numbers exactly."""
+    whole = torch.tensor(column, dtype=torch.float64)
+    bits = whole.view(torch.int64)  # NaN and -0.0 are themselves
+    return next((small for small in map(whole.to, SMALLER) if small.double().view(torch.int64).equal(bits)), whole)

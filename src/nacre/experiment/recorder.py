@@ -16,14 +16,14 @@ from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
 from ..core.stream import Experience, experiences
 from ..learner import Learner, Listener, Stage
-from ..metrics import Matrix, Motion, accuracy, peak_memory, score
+from ..metrics import START, Matrix, Motion, accuracy, peak_memory, score
 from .config import Config
 from .curves import Losses, Moved, Watched
 from .trial import Trial
 
 logger = logging.getLogger(__name__)
 KEPT = ("matrix", "motion", "losses", "watched", "moved")
-PLAIN = ("tests", "stale", "seconds", "peak", "complete")
+PLAIN = ("tests", "seconds", "peak", "complete")
 
 
 class Observer(Listener):
@@ -153,6 +153,7 @@ class Recorder(Listener):
         return {
             **{name: getattr(self, name).state_dict() for name in KEPT},
             **{name: getattr(self, name) for name in PLAIN},
+            "stale": {moment: tasks for moment, tasks in self.stale.items() if tasks},
             "sha256": self.trial.source.sha256,
         }
 
@@ -162,6 +163,7 @@ class Recorder(Listener):
             getattr(self, name).load_state_dict(saved[name])
         for name in PLAIN:
             setattr(self, name, saved[name])
+        self.stale = {m: saved["stale"].get(m, []) for m in self.matrix.moments if m != START}
         self.since = time.perf_counter()
 
     def _know(self, met: Experience) -> None:

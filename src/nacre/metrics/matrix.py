@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 NAN = math.nan
-START = "start"
+START = "start"  # the moment before the first task
 
 
 @dataclass
