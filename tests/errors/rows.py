@@ -13,6 +13,7 @@ from tests.errors import (
     rows_learner,
     rows_ranks,
     rows_runs,
+    rows_streams,
 )
 from tests.errors.row import Row, page
 
@@ -31,6 +32,8 @@ SECTIONS: dict[str, list[Row]] = {
     "Sources and texts": rows_data.SOURCE,
     "Augmentation": rows_data.AUGMENT,
     "Streams": rows_data.STREAMS,
+    "Kinds of streams": rows_streams.KINDS,
+    "Rows met once, and streams without borders": rows_streams.ARRIVAL,
     "Backbones by name": rows_backbones.NAMES,
     "Backbones in folders": rows_backbones.FOLDERS,
     "Backbones by description": rows_backbones.SPECS,

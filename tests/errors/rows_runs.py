@@ -184,6 +184,12 @@ TRIALS = [
         lambda at: tried("backbone.source=mlp:10-5"),
     ),
     Row(
+        "several epochs of rows that are met once",
+        BadSetting,
+        "stage.0: epochs = 2, but the rows of a stream with arrival = 'online' are met once: set epochs = 1",
+        lambda at: tried("stream.arrival=online", stage=[{"methods": ["ER"], "epochs": 2}]),
+    ),
+    Row(
         "a stage that is due on no task",
         BadSetting,
         "stage.0: when = '7-9' is none of the 5 tasks, which count from 0",

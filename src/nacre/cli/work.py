@@ -117,7 +117,9 @@ def title_of(run: Run) -> str:
     data = next(iter(run.results.values())).data
     stream = data["stream"]
     seeds = ", ".join(map(str, run.seeds))
-    return f"{data['source']}, {stream['kind']}, {len(stream['tasks'])} tasks, seed{'s' * (len(run.seeds) > 1)} {seeds}"
+    arrival = "" if stream["arrival"] == "offline" else f" {stream['arrival']}"
+    length = f"{stream['length']} tasks"
+    return f"{data['source']}, {stream['kind']}{arrival}, {length}, seed{'s' * (len(run.seeds) > 1)} {seeds}"
 
 
 def folder_for(name: str, exists: Callable[[Path], bool] = Path.exists) -> Path:

@@ -6,7 +6,7 @@ from .idx import read_idx
 from .images import read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
-from .source import Source, check_inputs, digest
+from .source import Column, Source, check_inputs, digest
 from .tables import Table, read_tables
 from .texts import TextRows
 from .validation import without_test_rows
@@ -14,6 +14,7 @@ from .validation import without_test_rows
 __all__ = [
     "AUGMENTS",
     "SOURCES",
+    "Column",
     "Compose",
     "Flip",
     "Jitter",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,20 +12,23 @@ from torch import Tensor
 from ..core.dice import dice
 from ..core.errors import BadData, BadSetting
 from ..core.rows import TensorRows
-from .source import Source
+from .source import Column, Source
 from .texts import TextRows
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Rows that belong together, such as those for training.
 
     Attributes:
         x: (rows, ...) inputs: a tensor, or texts.
         y: (rows,) labels from 0 on.
+        beside: What else is known of each row, such as its domain or its time: a name or a number each, by column.
     """
 
     x: Tensor | list[str]
     y: Tensor
+    beside: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 def source_of(
@@ -60,6 +64,7 @@ def source_of(
         done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
         parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
     rows = {part: _rows(held) for part, held in parts.items()}
+    train, test = parts["train"].beside, parts["test"].beside
     return Source(
         name,
         rows["train"],
@@ -68,6 +73,7 @@ def source_of(
         groups=tuple(tuple(group) for group in groups),
         note="; ".join(dict.fromkeys(done)),
         validation=rows.get("validation"),
+        columns={column: Column.of(train[column], test[column]) for column in train if column in test},
     )
 
 
@@ -109,8 +115,9 @@ def split(
 
 
 def _picked(part: Part, index: Tensor) -> Part:
-    x = part.x
-    return Part(x[index] if isinstance(x, Tensor) else [x[i] for i in index.tolist()], part.y[index])
+    x, places = part.x, index.tolist()
+    beside = {column: [values[i] for i in places] for column, values in part.beside.items()}
+    return Part(x[index] if isinstance(x, Tensor) else [x[i] for i in places], part.y[index], beside)
 
 
 def _rows(part: Part) -> Any:

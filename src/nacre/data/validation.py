@@ -33,14 +33,16 @@ def without_test_rows(source: Source, seed: int = 0, share: float = 0.1) -> Sour
     >>> len(whole.train), len(chosen_on.train), len(chosen_on.test)
     (1197, 896, 301)
     """
-    if source.validation is not None:
+    if source.validation is not None and not source.columns:  # of whose values in validation rows nothing is known
         note = _noted(source, "scored on the validation rows of the data, not on its test rows")
         return replace(source, test=source.validation, validation=None, note=note, sha256="")
     train, held = split(source.name, source.train.y, source.classes, seed, share, "validation")
     note = _noted(
         source, f"scored on a share of {share:g} of the training rows, drawn by seed {seed}, not on test rows"
     )
-    return replace(source, train=_picked(source.train, train), test=_picked(source.train, held), note=note, sha256="")
+    columns = {name: replace(c, train=c.train[train], test=c.train[held]) for name, c in source.columns.items()}
+    parts = {"train": _picked(source.train, train), "test": _picked(source.train, held)}
+    return replace(source, **parts, validation=None, columns=columns, note=note, sha256="")
 
 
 def _noted(source: Source, more: str) -> str:

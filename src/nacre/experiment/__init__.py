@@ -9,7 +9,7 @@ from .folder import Finished, slug
 from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .sweep import Sweep, swept_in
-from .tables import TABLES
+from .tables import TABLES, StreamTable
 from .trial import Trial, device_of
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Predictor",
     "Stopped",
     "Stopping",
+    "StreamTable",
     "Sweep",
     "Trial",
     "compared_in",

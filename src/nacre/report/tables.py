@@ -10,6 +10,7 @@ from ..core.run import Run, percent
 from .sheet import Sheet
 
 COLUMNS = ("last", "average", "union", "learning", "forgetting")
+SHOWN = 40  # moments, or test sets, of a matrix
 MEANING = (
     "last: mean over the tasks after the last one; average: the same, averaged over all moments; union: over all test rows; "
     "learning: each task just after it; forgetting: best minus last. All in percent.",
@@ -43,12 +44,15 @@ def comparison(runs: Sequence[Run], bounds: Iterable[Mapping[str, Any]] = (), ti
 
 
 def matrix(run: Run, seed: int | None = None) -> Sheet:
-    """The scores of one seed (by default the first), a row a moment and a column a test set."""
+    """The scores of one seed (by default the first), a row a moment and a column a test set; of many, some."""
     seed = seed if seed is not None else next(iter(run.results))
     result = run.results[seed]
-    rows = [[m, *map(percent, scores)] for m, scores in zip(result.moments, result.matrix, strict=True)]
+    down, across = _some(len(result.moments)), _some(len(result.tests))
+    rows = [[result.moments[i], *(percent(result.matrix[i][j]) for j in across)] for i in down]
     title = f"{run.name}, seed {seed}: {run.score['name']} in percent after each task (rows) on each test set (columns)"
-    return Sheet(["", *(t["name"] for t in result.tests)], rows, title)
+    left = [(len(result.moments), down, "moments"), (len(result.tests), across, "test sets")]
+    notes = [f"{len(shown)} of {count} {what} are shown." for count, shown, what in left if len(shown) < count]
+    return Sheet(["", *(result.tests[j]["name"] for j in across)], rows, title, notes)
 
 
 def grid(
@@ -90,6 +94,13 @@ def references(runs: Iterable[Run]) -> list[str]:
 def settings_sheet(settings: Iterable[tuple[str, str, str, str, str]], title: str = "") -> Sheet:
     """What can be set: name, default, type, range, meaning."""
     return Sheet(["setting", "default", "type", "range", "meaning"], [list(s) for s in settings], title, left=5)
+
+
+def _some(count: int) -> list[int]:
+    """All places, or so many of them as can be read, evenly spread, the first and the last among them."""
+    if count <= SHOWN:
+        return list(range(count))
+    return [round(k * (count - 1) / (SHOWN - 1)) for k in range(SHOWN)]
 
 
 def _row(run: Run) -> list[str]:
