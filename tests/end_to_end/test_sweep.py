@@ -50,7 +50,17 @@ def written(place: Path, worth: str) -> Path:
 def done(tmp_path_factory) -> tuple[Path, str]:
     """A finished sweep of three points, one of which fails; and what the command said."""
     place = tmp_path_factory.mktemp("sweep")
-    words = ["sweep", str(written(place, "truth")), "--over", RATES, "--out", str(place / "out"), "--workers", "1", "--test"]
+    words = [
+        "sweep",
+        str(written(place, "truth")),
+        "--over",
+        RATES,
+        "--out",
+        str(place / "out"),
+        "--workers",
+        "1",
+        "--test",
+    ]
     told = CliRunner().invoke(cli, words)
     assert told.exit_code == 0, told.stderr
     return place / "out", told.stdout
@@ -70,7 +80,10 @@ def test_the_best_is_chosen_and_a_failed_point_is_told(done):
 def test_the_best_is_then_trained_on_all_rows_and_scored_on_test_rows(done):
     out, _ = done
     first, test = Run.load(out / "1-lr-1e-05"), Run.load(out / "test")
-    assert first.results[0].data["rows"] == {"train": 216, "test": 24} and first.settings["data"]["tested_on"] == "validation"
+    assert (
+        first.results[0].data["rows"] == {"train": 216, "test": 24}
+        and first.settings["data"]["tested_on"] == "validation"
+    )
     assert test.results[0].data["rows"] == {"train": 240, "test": 240} and test.settings["data"]["tested_on"] == "test"
     assert test.name == "small" and first.settings["run"]["threads"] == 1 and test.settings["run"]["threads"] == 0
 
