@@ -32,7 +32,6 @@ class Reservoir(Memory):
         return min(self.seen, self.capacity)
 
     def _slots_for(self, groups: Tensor) -> list[int | None]:
-        number = torch.arange(self.seen, self.seen + len(groups))
-        drawn = torch.rand(len(groups), generator=dice(self.seed, "add", self.seen), dtype=torch.float64)
-        slots = torch.where(number < self.capacity, number, (drawn * (number + 1)).long())
-        return [slot if slot < self.capacity else None for slot in slots.tolist()]
+        drawn = torch.rand(len(groups), generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
+        slots = [n if n < self.capacity else int(u * (n + 1)) for n, u in enumerate(drawn, self.seen)]
+        return [slot if slot < self.capacity else None for slot in slots]

@@ -3,8 +3,9 @@
 from .er import ER
 from .ewc import EWC
 from .joint import Joint
+from .lwf import LwF
 from .mist import MIST
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
 
-__all__ = ["ER", "EWC", "MIST", "Joint", "RanPAC", "SimpleCIL"]
+__all__ = ["ER", "EWC", "MIST", "Joint", "LwF", "RanPAC", "SimpleCIL"]
