@@ -44,18 +44,18 @@ def stored_logits(logits: Tensor, stored: Tensor, weight: Tensor | None = None) 
     """Mean over rows of the mean squared distance from logits that were stored, each on the columns that it had.
 
     Args:
-        logits: (rows, classes), which receive the gradient.
-        stored: (rows, known); NaN where a row has none.
+        logits: (rows, ..., classes), which receive the gradient.
+        stored: (rows, ..., known); NaN where a row has none.
         weight: (rows,) weights of the mean.
 
     >>> stored = torch.tensor([[1.0, torch.nan], [3.0, 1.0]])
     >>> stored_logits(torch.zeros(2, 3), stored).item()  # (1 + (9 + 1) / 2) / 2
     3.0
     """
-    mine = _exact(logits)[:, : stored.shape[1]]
-    known = ~stored.isnan()
-    far = torch.where(known, mine - torch.where(known, stored.to(mine), 0.0), 0.0).square()
-    return weighted_mean(far.sum(1) / known.sum(1).clamp_min(1), weight)
+    mine = _exact(logits)[..., : stored.shape[-1]]
+    known = stored == stored
+    far = (mine - torch.where(known, stored.to(mine), mine.detach())).square()
+    return weighted_mean(far.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1), weight)
 
 
 def sigmoid_targets(logits: Tensor, targets: Tensor, columns: Tensor, weight: Tensor | None = None) -> Tensor:

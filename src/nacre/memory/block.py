@@ -47,9 +47,11 @@ class Block(Stateful):
         for name, value in rows.items():
             kept = self.kept[name] = _room(name, self.kept.get(name), value, capacity)
             here = slots.to(kept.device)
-            if kept.shape[1:] != value.shape[1:]:
+            if kept.shape[1:] == value.shape[1:]:
+                kept.index_copy_(0, here, value.to(kept))
+            else:
                 kept[here] = _none(name, value)
-            kept[(here, *map(slice, value.shape[1:]))] = value.to(kept)
+                kept[(here, *map(slice, value.shape[1:]))] = value.to(kept)
 
     def rows(self, slots: Tensor) -> Tensors:
         """The fields of these slots as copies."""

@@ -80,8 +80,8 @@ class Herding(Memory):
     def __len__(self) -> int:
         return sum(map(len, self.order.values()))
 
-    def _slots(self) -> Tensor:
-        return torch.tensor([slot for slots in self.order.values() for slot in slots], dtype=torch.long)
+    def _slots(self, index: Tensor) -> Tensor:
+        return torch.tensor([slot for slots in self.order.values() for slot in slots], dtype=torch.long)[index]
 
     def _slots_for(self, groups: Tensor) -> list[int | None]:
         raise NotImplementedError("herding chooses among all rows of a class at once")

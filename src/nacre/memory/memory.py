@@ -52,9 +52,9 @@ class Memory(Stateful, ABC):
         """What rows are told apart by, (rows,)."""
         return batch.y
 
-    def _slots(self) -> Tensor:
-        """The slots in use, (rows held,)."""
-        return torch.arange(len(self))
+    def _slots(self, index: Tensor) -> Tensor:
+        """The slots of the rows at these positions of what is held."""
+        return index
 
     def begin(self, task: Task) -> None:
         """Hear that the rows which follow are of this task."""
@@ -88,7 +88,8 @@ class Memory(Stateful, ABC):
         """
         if not len(self) or count < 1:
             return None
-        picks = [self._pick(count, "draw", self.draws, *([k] if k else [])) for k in range(times)]
+        generator = dice(self.seed, "draw", self.draws)
+        picks = [self._pick(count, generator) for _ in range(times)]
         if piece is None:
             self.draws += 1
         else:
@@ -97,18 +98,18 @@ class Memory(Stateful, ABC):
 
     def sample(self, count: int, *place: int | str) -> Batch | None:
         """Up to `count` different rows by the dice of a place, as copies; None where there are none. Changes nothing."""
-        return self.take(self._pick(count, *place)) if len(self) and count > 0 else None
+        return self.take(self._pick(count, dice(self.seed, *place))) if len(self) and count > 0 else None
 
     def take(self, index: Tensor) -> Batch:
         """The rows at these positions of what is held, as copies."""
-        return self.block.read(self._slots()[index])
+        return self.block.read(self._slots(index))
 
     def fill(self, index: Tensor, **fields: Tensor) -> None:
         """Set fields of the rows at these positions of what is held; `fields` have one entry a position."""
-        self.block.fill(self._slots()[index], fields, self.capacity)
+        self.block.fill(self._slots(index), fields, self.capacity)
 
-    def _pick(self, count: int, *place: int | str) -> Tensor:
-        held, generator = len(self), dice(self.seed, *place)
+    def _pick(self, count: int, generator: torch.Generator) -> Tensor:
+        held = len(self)
         if held < LARGE or 4 * count > held:
             return torch.randperm(held, generator=generator)[:count]
         met: dict[int, None] = {}

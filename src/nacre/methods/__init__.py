@@ -1,5 +1,6 @@
 """Published methods, one file each, named as their papers name them. The empty `Method` is plain fine-tuning."""
 
+from .der import DER, DERpp
 from .er import ER
 from .ewc import EWC
 from .joint import Joint
@@ -8,4 +9,4 @@ from .mist import MIST
 from .ranpac import RanPAC
 from .simplecil import SimpleCIL
 
-__all__ = ["ER", "EWC", "MIST", "Joint", "LwF", "RanPAC", "SimpleCIL"]
+__all__ = ["DER", "ER", "EWC", "MIST", "DERpp", "Joint", "LwF", "RanPAC", "SimpleCIL"]
