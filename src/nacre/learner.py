@@ -24,12 +24,12 @@ from .core.drive import Drive, MakeOptimizer, Precision
 from .core.errors import BadCheckpoint, BadData, BadSetting
 from .core.finite import Guard, OnNonFinite
 from .core.machine import machine, unlike
-from .core.method import Method, compose, leaves, parts_of, trainable, trains
+from .core.method import Method, as_met, compose, leaves, parts_of, trainable, trains
 from .core.model import bare, device_of, evaluating, grow
 from .core.rows import Augment, Batch
 from .core.rule import Rule
 from .core.state import Stateful, check_settings, moved, state
-from .core.stream import Experience, Joined, Stream, Task
+from .core.stream import Experience, Stream, Task
 from .core.tree import copied
 from .schedules.phases import Phases
 
@@ -181,8 +181,7 @@ class Learner(Stateful):
             BadData: the stream was sliced, or gives another experience than the one asked for.
             NonFinite: a loss or a weight became NaN or infinite, and `on_nonfinite` is "stop" or has done what it can.
         """
-        if any(part.joins for s in self.stages for part in leaves(s.method) if isinstance(part, Method)):
-            stream = stream if isinstance(stream, Joined) else Joined(stream)
+        stream = as_met(stream, *(s.method for s in self.stages))
         for i in count(max(self.experience - 1, 0)):  # one back: a sliced stream is noticed
             try:
                 met = stream[i]
@@ -362,8 +361,8 @@ class Learner(Stateful):
                 self.drive = None
 
     def _train(self, stage: Stage, drive: Drive, listeners: tuple[Listener, ...]) -> None:
-        optimizer, rows = drive.optimizer, drive.task.rows
-        per_epoch = -(-len(drive.order(0)) // stage.batch_size) if rows else 0
+        optimizer = drive.optimizer
+        per_epoch = -(-len(drive.order(0)) // stage.batch_size)
         total = (stage.steps if stage.steps is not None else stage.epochs * per_epoch) if per_epoch else 0
         rate = stage.schedule.over(total)
         peaks = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]

@@ -55,7 +55,9 @@ def called(model: nn.Module) -> nn.Module:
             )
         inner = getattr(inner, place)
         if type(inner).__name__ == "DistributedDataParallel":
-            raise BadSetting("DDP inside torch.compile: wrap the other way, DDP(torch.compile(model)), or leave DDP out")
+            raise BadSetting(
+                "DDP inside torch.compile: wrap the other way, DDP(torch.compile(model)), or leave DDP out"
+            )
     return model
 
 

@@ -153,7 +153,9 @@ def differing(tree: Any) -> list[str]:
         return []
     leaves = dict(_leaves(tree, ""))
     sums = [_digest(value) for value in leaves.values()]
-    held = gathered({"paths": "\n".join(leaves), "sums": torch.stack([s.to(_device()) for s in sums]) if sums else None})
+    held = gathered(
+        {"paths": "\n".join(leaves), "sums": torch.stack([s.to(_device()) for s in sums]) if sums else None}
+    )
     mine = held[rank()]
     if any(other["paths"] != mine["paths"] for other in held):
         known = [set(other["paths"].split("\n")) for other in held]

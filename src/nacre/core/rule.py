@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 import torch
@@ -21,6 +21,9 @@ from .kept import Kept
 from .model import bare
 from .shards import local, norm
 from .state import Stateful, Tensors
+
+if TYPE_CHECKING:
+    from .stream import Task
 
 COPIES = {"z", "ax", "master", "master_param", "slow_buffer", "slow_params", "lookahead_slow_buff"}
 """Optimizer state that is itself weights: schedule-free's `z`, ASGD's `ax`, fp32 masters. It rests with them."""
@@ -39,6 +42,7 @@ class Site:
         rule: The whole composition.
         step: How many steps of this stage took effect.
         took_effect: Whether the latest step did (a GradScaler skips steps).
+        task: What is being learned, as methods are given it; None where a rule is attached to a loop of somebody's own.
     """
 
     model: nn.Module
@@ -47,6 +51,7 @@ class Site:
     rule: Rule
     step: int = 0
     took_effect: bool = True
+    task: Task | None = None
     looked: Any = None
     group_of: dict[int, dict[str, Any]] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 from .errors import BadSetting
@@ -49,13 +49,15 @@ class Snapshot(Stateful):
         live = bare(model).state_dict()
         if parts := [n for n, t in live.items() if is_sharded(t)]:
             raise BadSetting(
-                f"of {parts[0]} each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole weights: "
-                "train this method without fully_shard"
+                f"of {parts[0]} each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole "
+                "weights: train this method without fully_shard"
             )
         self.tensors = {n: t.detach().clone() for n, t in live.items()}
 
     def extend(self, model: nn.Module) -> None:
-        """Add what the model has gained since, as it is now: modules, and rows of a head."""
+        """Add what the model has gained since, as it is now: modules, and rows of a head; at first all of it."""
+        if not self.taken:
+            self.take(model)
         for n, t in bare(model).state_dict().items():
             kept = self.tensors.get(n)
             if kept is None:

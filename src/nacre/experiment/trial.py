@@ -16,7 +16,7 @@ from ..backbones import Body, Classifier, backbone
 from ..catalogue import find, inner_class, make, placed
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
-from ..core.method import Method, compose, leaves
+from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
 from ..data import Source, augmentation, load
@@ -40,7 +40,7 @@ class Trial:
         seed: Draws everything that is drawn.
         source: The data.
         split: The stream as described.
-        stream: The stream as learned: one experience where a method joins all.
+        stream: The stream as learned: joined or accumulated where a method asks for it.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
     """
@@ -108,8 +108,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
-    joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    made = Trial(seed, source, split, Joined(split) if joins else split, body, learner)
+    made = Trial(seed, source, split, as_met(split, *(s.method for s in stages)), body, learner)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")

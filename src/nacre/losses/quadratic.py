@@ -56,7 +56,9 @@ def quadratic(
     return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 
-def anchored(params: Mapping[str, nn.Parameter], importance: Tensors, anchor: Tensors, strength: float) -> Tensor | float:
+def anchored(
+    params: Mapping[str, nn.Parameter], importance: Tensors, anchor: Tensors, strength: float
+) -> Tensor | float:
     """The quadratic penalty over those parameters that train and have an importance; rows gained since have none.
 
     >>> layer = nn.Linear(1, 2, bias=False)

@@ -42,7 +42,10 @@ def herd(z: Tensor, count: int, mean: Tensor | None = None) -> Tensor:
     """
     z = z.double()
     mean = z.mean(0) if mean is None else mean.to(z)
-    size, wanted = z.square().sum(1), torch.zeros_like(mean)  # wanted: k mean - s, to which the k-th row should be nearest
+    size, wanted = (
+        z.square().sum(1),
+        torch.zeros_like(mean),
+    )  # wanted: k mean - s, to which the k-th row should be nearest
     chosen: list[Tensor] = []
     for _ in range(min(count, len(z))):
         wanted += mean
@@ -98,7 +101,9 @@ class Herding(Memory):
                 "Herding chooses rows by features, and rows of several inputs (such as token ids and their mask) have none of "
                 "themselves: give it features with offer(), as iCaRL does, or keep such rows in another memory"
             )
-        self._choose(fields["x"].flatten(1).float(), fields["y"], lambda index: {n: v[index] for n, v in fields.items()})
+        self._choose(
+            fields["x"].flatten(1).float(), fields["y"], lambda index: {n: v[index] for n, v in fields.items()}
+        )
 
     def offer(self, rows: Rows, z: Tensor, y: Tensor) -> None:
         """Choose among rows by their features (rows, width) and classes (rows,); only those that are chosen are read."""

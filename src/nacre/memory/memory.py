@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -94,19 +94,28 @@ class Memory(Stateful, ABC):
             self.draws += 1
         else:
             picks = [pick[slice(*part(len(pick), piece))] for pick in picks]
-        return self.take(torch.cat(picks)) if len(picks[0]) else None
+        return self._read(torch.cat(picks)) if len(picks[0]) else None
 
     def sample(self, count: int, *place: int | str) -> Batch | None:
         """Up to `count` different rows by the dice of a place, as copies; None where there are none. Changes nothing."""
-        return self.take(self._pick(count, dice(self.seed, *place))) if len(self) and count > 0 else None
+        return self._read(self._pick(count, dice(self.seed, *place))) if len(self) and count > 0 else None
 
     def take(self, index: Tensor) -> Batch:
-        """The rows at these positions of what is held, as copies."""
-        return self.block.read(self._slots(index))
+        """The rows at these positions of what is held, as copies; they are no rows of the stream any more (source 1)."""
+        rows = self._read(index)
+        return replace(rows, ids=index.to(rows.y.device), source=rows.y.new_ones(len(index), dtype=torch.long))
 
     def fill(self, index: Tensor, **fields: Tensor) -> None:
         """Set fields of the rows at these positions of what is held; `fields` have one entry a position."""
         self.block.fill(self._slots(index), fields, self.capacity)
+
+    def field(self, name: str) -> Tensor | None:
+        """One field of all rows held, as a copy; None where rows have no such field."""
+        kept = self.block.kept.get(name)
+        return None if kept is None else kept[self._slots(torch.arange(len(self))).to(kept.device)]
+
+    def _read(self, index: Tensor) -> Batch:
+        return self.block.read(self._slots(index))
 
     def _pick(self, count: int, generator: torch.Generator) -> Tensor:
         held = len(self)

@@ -6,7 +6,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core.state import scratch, state

@@ -153,7 +153,11 @@ class DERpp(DER):
 
     def _term(self, batch: Batch, out: Outputs) -> Tensor | float:
         pulled = super()._term(batch, out)
-        return pulled + self.labels * row_loss(*_picked(batch, out, self._drawn(batch, 2))).mean() if self.labels else pulled
+        return (
+            pulled + self.labels * row_loss(*_picked(batch, out, self._drawn(batch, 2))).mean()
+            if self.labels
+            else pulled
+        )
 
 
 def _picked(batch: Batch, out: Outputs, rows: slice | Tensor) -> tuple[Outputs, Batch]:
