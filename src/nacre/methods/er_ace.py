@@ -64,11 +64,11 @@ class ERACE(Method):
         yield cls(rows=8, memory=Reservoir(capacity=20))
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
-        self.tasks += 1
+        self.tasks += bool(task.rows)
         self.memory.begin(task)
 
     def shape_batch(self, batch: Batch) -> Batch:
-        past = self.memory.draw(self.rows, batch) if self.tasks > self.wait else None
+        past = None if self.wait and self.tasks <= self.wait else self.memory.draw(self.rows, batch)
         if past is None:
             return batch
         past.extra[REPLAYED] = torch.ones_like(past.y)

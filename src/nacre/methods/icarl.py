@@ -54,7 +54,7 @@ class ICaRL(Method):
     )
     fidelity: ClassVar[Fidelity] = "faithful"
     excused: ClassVar[dict[str, str]] = {
-        "seeded": "herding chooses without dice: the seed of its memory is that of draws, and exemplars are gone through, not drawn"
+        "seeded": "herding chooses without dice: the seed of its memory is that of draws, and exemplars are never drawn"
     }
 
     reduction: Literal["sum", "mean"] = setting(
