@@ -1,14 +1,18 @@
-"""Write the tables of README.md and docs/ from the classes themselves: `python scripts/write_tables.py`."""
+"""Write the tables of README.md and docs/ from the classes and the tests themselves: `python scripts/write_tables.py`."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from importlib import import_module
 from pathlib import Path
 
 from nacre.catalogue import entries
 from nacre.checks import EVERY
+from nacre.cli.main import _code
+from nacre.core.errors import NacreError
 from nacre.experiment.tables import TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +35,7 @@ def settings() -> str:
         for f in fields(table):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
-            rows.append(f"| `{table.label}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")
+            rows.append(f"| `{table.heading}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")
     return "\n".join(rows) + "\n"
 
 
@@ -42,20 +46,47 @@ def checks() -> str:
     return "\n".join(rows) + "\n"
 
 
-PLACES: dict[str, tuple[str, Callable[[], str]]] = {
-    "README.md": ("methods", methods),
-    "docs/run.md": ("settings", settings),
-    "docs/own_method.md": ("checks", checks),
+def kinds() -> str:
+    """One row a kind of error: what it means, what else it is, how the command line leaves."""
+    rows = ["| error | means | also | exit code |", "|---|---|---|---|"]
+    for kind in every_kind(NacreError):
+        bare = kind.__new__(kind)
+        meaning = (kind.__doc__ or "").partition("\n\n")[0].strip().removesuffix(".")
+        above = ", ".join(f"`{base.__name__}`" for base in kind.__bases__ if base is not NacreError)
+        rows.append(f"| `{kind.__name__}` | {meaning} | {above} | {_code(bare)} |")
+    return "\n".join(rows) + "\n"
+
+
+def every_kind(kind: type[Exception]) -> list[type[Exception]]:
+    """The kinds of our errors below one, in the order of their definition."""
+    below = [k for k in kind.__subclasses__() if k.__module__.startswith("nacre.")]
+    return [k for b in below for k in (b, *every_kind(b))]
+
+
+def errors() -> str:
+    """One row a refusal, as tests/errors proves them."""
+    sys.path[:0] = [place for place in (str(ROOT), str(ROOT / "tests")) if place not in sys.path]
+    return import_module("tests.errors.rows").text()
+
+
+PLACES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"methods": methods},
+    "docs/run.md": {"settings": settings},
+    "docs/own_method.md": {"checks": checks},
+    "docs/errors.md": {"kinds": kinds, "refusals": errors},
 }
 
 
 def written(file: str) -> str:
-    """The text of a file with its table as it is now."""
-    name, make = PLACES[file]
-    place = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    return place.sub(lambda found: found[1] + make() + found[2], (ROOT / file).read_text())
+    """The text of a file with its tables as they are now."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for name, make in PLACES[file].items():
+        place = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        made = make()
+        text = place.sub(lambda found, made=made: found[1] + made + found[2], text)
+    return text
 
 
 if __name__ == "__main__":
     for file in PLACES:
-        (ROOT / file).write_text(written(file))
+        (ROOT / file).write_text(written(file), encoding="utf-8")

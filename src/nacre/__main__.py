@@ -1,4 +1,4 @@
-"""`python -m nacre` is the command `nacre`."""
+"""`python -m nacre`: the command `nacre`, for launchers that start modules."""
 
 from .cli.main import main
 

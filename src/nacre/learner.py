@@ -34,6 +34,7 @@ from .core.tree import copied
 from .schedules.phases import Phases
 
 logger = logging.getLogger(__name__)
+WIDEST = 1_000_000  # classes of a head that has no weights to show for them
 POSITION = ("experience", "stage", "step")
 
 
@@ -85,7 +86,7 @@ class Stage:
             raise BadSetting(f"a stage's clip is a positive norm or None, not {self.clip!r}")
         if self.clock == "stream" and self.schedule.has_shares:
             raise BadSetting(
-                "a schedule over the stream's clock takes lengths in steps: shares of an open end are unknown"
+                "a schedule over the stream's clock takes lengths in steps: its end, and so a share of it, is unknown"
             )
         self.runs_on(Task(0))  # a misspelt `when` is refused here, not in task 7
 
@@ -129,7 +130,8 @@ class Learner(Stateful):
             step not take effect: weights, buffers and the optimizer's state are as before, and no hook hears of it.
             `"rollback"` returns to the last mark and leaves out the batches up to and including the bad one, three times in
             a run at most. Both wait for an accelerator twice a step, and "skip" copies what a step changes.
-        mark_every: Steps between marks, the places that "rollback" returns to; the beginning of a stage is one too.
+        mark_every: Steps of the whole run between marks, the places that "rollback" returns to; the beginning of each stage
+            is one too.
         nonfinite: What came up and what was done, an entry an event: `task`, `stage`, `step` counted from 1, the first
             `tensor`, what was `done`, and the number of steps after which the training was that it went `back_to`.
 
@@ -166,7 +168,7 @@ class Learner(Stateful):
         check_settings(self)
         self.stages = tuple(self.stages)
         if not self.stages:
-            raise BadSetting("a learner needs at least one stage")
+            raise BadSetting("a learner needs at least one stage, such as Stage(optimizer=MadeOptimizer())")
         if self.mark_every < 1:
             raise BadSetting(f"a learner's mark_every is at least 1, not {self.mark_every!r}")
         owners = [id(part) for s in self.stages for part in leaves(s.method)]
@@ -248,8 +250,9 @@ class Learner(Stateful):
             BadCheckpoint: it cannot be read, or is of another learner.
         """
         saved = checkpoint.load(folder)
-        self.load_state_dict(saved)
-        self.warn_if_unlike(saved)
+        with checkpoint.describing("this learner"):
+            self.load_state_dict(saved)
+            self.warn_if_unlike(saved)
 
     def check_finite(self) -> None:
         """See that no checkpoint is written of what is lost already: under "stop" weights are looked at only here.
@@ -295,13 +298,22 @@ class Learner(Stateful):
             weights, optimizer, stages = kept.pop("model"), kept.pop("optimizer"), kept.pop("stages")
             self.mark, _ = kept.pop("mark"), kept.pop("machine")
         except KeyError as missing:
-            raise BadCheckpoint(f"this is no learner's checkpoint: {missing} is missing") from None
+            raise BadCheckpoint(
+                f"this is no learner's checkpoint, for {missing} is missing: give one that it saved"
+            ) from None
         if len(stages) != len(self.stages):
-            raise BadCheckpoint(f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}")
+            raise BadCheckpoint(
+                f"the checkpoint has {len(stages)} stages, this learner {len(self.stages)}: give it the same"
+            )
         if self.classes > kept["classes"]:
             raise BadCheckpoint(
                 f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
                 "learner and model"
+            )
+        if kept["classes"] > max(WIDEST, sum(t.numel() for t in weights.values())):
+            raise BadCheckpoint(
+                f"the checkpoint says that there are {kept['classes']} classes, of which its weights know none: was it "
+                "written by hand?"
             )
         super().load_state_dict(kept)
         grow(model, self.classes)
@@ -314,7 +326,7 @@ class Learner(Stateful):
         try:
             model.load_state_dict(shards.cut_as(weights, model.state_dict()))
         except RuntimeError as error:
-            raise BadCheckpoint(f"the checkpoint is of another model: {error}") from error
+            raise BadCheckpoint(f"the checkpoint is of another model: {error}; build the one that was saved") from error
         for s, k in zip(self.stages, stages, strict=True):
             parts_of(s.method).load_state_dict(k["parts"])
         self.optimizer = None
@@ -393,7 +405,7 @@ class Learner(Stateful):
                 self.step += 1
                 self.clocks[self.stage] += 1
                 if found is None:
-                    if self.step % self.mark_every == 0:
+                    if sum(self.clocks) % self.mark_every == 0:
                         self._set_mark()
                     for hears in listeners:
                         hears.stepped(self, loss)
@@ -454,7 +466,7 @@ def _holds(word: str, index: int) -> bool:
             return index == 0
         case "later":
             return index > 0
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    span = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
     if span is None or int(span[2] or span[1]) < int(span[1]):
         raise BadSetting(f'when = {word!r} is not "every", "first", "later", a number or a span such as "3-5"')
     return int(span[1]) <= index <= int(span[2] or span[1])

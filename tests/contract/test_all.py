@@ -6,6 +6,7 @@ import pytest
 from contract.parts import cases
 
 from nacre.checks import Case, Check, checks_for
+from nacre.checks.together import in_pair
 from nacre.core.method import Method
 from nacre.core.rule import Rule
 
@@ -50,7 +51,22 @@ def test_one_part_of_each_set_of_hooks_compiles(case, check):
     check(case)
 
 
+@pytest.fixture(scope="module")
+def pair():
+    """Every part that learns, in one pair of processes."""
+    held = pairs("ranks")
+    for (case, _), ends in zip(held, in_pair([case.origin for case, _ in held]), strict=True):
+        case.known["ranks"] = ends
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize(("case", "check"), **named(pairs("ranks")))
+def test_two_processes_agree(case, check, pair):
+    check(case)
+
+
 def test_every_check_has_a_part_that_it_looks_at():
     looked = {check.name for _, check in pairs("cpu", "cuda", "compile", "ranks")}
     assert {"resumes_exactly", "rests", "bounded", "pure", "covers_once", "hand_numbers"} <= looked
-    assert len(pairs("cpu")) > 250, "parts are lost from discovery"
+    assert len(pairs("cpu")) > 300, "parts are lost from discovery"

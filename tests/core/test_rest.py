@@ -133,7 +133,9 @@ def test_copies_of_weights_in_the_optimizer_rest_too_and_unknown_ones_are_refuse
             assert torch.equal(optimizer.state[net[0].weight]["z"], before["0.weight"])
 
 
-@pytest.mark.parametrize("kind", [schedulefree.SGDScheduleFree, schedulefree.AdamWScheduleFree], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [schedulefree.SGDScheduleFree, schedulefree.AdamWScheduleFree], ids=lambda k: k.__name__
+)
 def test_what_rests_keeps_its_bits_under_the_package_schedulefree_after_its_eval_too(kind):
     net = model()
     rests, before = masks(net), copy.deepcopy(net.state_dict())

@@ -9,10 +9,16 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def mnist() -> Path:
-    """The folder of MNIST in `$NACRE_SHARED/data`, else in a folder `shared` beside the repository."""
-    shared = os.environ.get("NACRE_SHARED") or Path(__file__).resolve().parents[3] / "shared"
-    folder = Path(shared) / "data" / "mnist"
+def shared() -> Path:
+    """The data in `$NACRE_SHARED/data`, else in a folder `shared` beside the repository."""
+    place = os.environ.get("NACRE_SHARED") or Path(__file__).resolve().parents[3] / "shared"
+    folder = Path(place) / "data"
     if not folder.is_dir():
-        pytest.skip("MNIST is not at hand: set NACRE_SHARED to a folder with data/mnist")
+        pytest.skip("larger data are not at hand: set NACRE_SHARED to the folder above `data`")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mnist(shared: Path) -> Path:
+    """The folder of MNIST."""
+    return shared / "mnist"

@@ -80,7 +80,10 @@ def test_idx_folders_are_read_in_every_spelling(tmp_path: Path, spelling: str, z
         ({"train_images": b"\0\0\x0d\x03" + idx(IMAGES)[4:]}, "type 0x0d in 3 dimensions"),
         ({"train_images": idx(IMAGES[:9])}, "holds 9 images, .* 10 labels"),
         ({"train_images": idx(LABELS)}, "has 1 dimensions .* swapped"),
-        ({"train_images": idx(IMAGES[:0]), "train_labels": idx(LABELS[:0])}, "test rows have the label 0"),
+        (
+            {"train_images": idx(IMAGES[:0]), "train_labels": idx(LABELS[:0])},
+            "holds nothing: its header says 0 x 6 x 5",
+        ),
         ({"train_labels": idx(LABELS * 0), "test_labels": idx(LABELS[:4] * 0)}, "only one class"),
     ],
 )
@@ -177,7 +180,7 @@ def test_files_that_are_not_npz_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([1]))
     (tmp_path / "objects.npy").rename(tmp_path / "single.npz")
     (tmp_path / "noise.npz").write_bytes(b"PK noise")
-    (tmp_path / "text.csv").write_text("1,2")
+    (tmp_path / "notes.txt").write_text("1,2")
     np.savez(tmp_path / "pickled.npz", x=np.array([{}, {}], dtype=object), y=np.arange(2))
     for name, message in [
         ("single", "one array"),
@@ -186,8 +189,8 @@ def test_files_that_are_not_npz_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(BadData, match=message):
             load(tmp_path / f"{name}.npz")
-    with pytest.raises(BadData, match=r"is a .csv file"):
-        load(tmp_path / "text.csv")
+    with pytest.raises(BadData, match=r"is a .txt file"):
+        load(tmp_path / "notes.txt")
 
 
 def test_classes_may_be_named_for_labels_of_either_kind() -> None:

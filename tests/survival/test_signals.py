@@ -124,7 +124,7 @@ from nacre.cli.main import cli
 from tests.end_to_end.test_compare import two
 
 if __name__ == "__main__":
-    nacre.cli.work.default_comparison = lambda changes: two("stage.0.steps=100000", "run.save_seconds=0", "run.keep=3")
+    nacre.cli.work.default_comparison = lambda changes: two("stage.0.steps=100000", "run.save_seconds=1", "run.keep=3")
     cli(sys.argv[1:])
 """
 
@@ -138,14 +138,14 @@ def free(folder: Path) -> bool:
         return False
 
 
-def begins(script: Path, *words: object) -> subprocess.Popen[bytes]:
-    """A comparison whose two workers have taken steps."""
-    out = Path(str(words[-1]))
+def begins(script: Path, *words: object, beyond: int = 0) -> subprocess.Popen[bytes]:
+    """A comparison whose two workers have taken more than so many steps, by their checkpoints."""
+    rows = [Path(str(words[-1])) / n for n in ("1-a", "2-b")]
     work = subprocess.Popen([sys.executable, script, *map(str, words)], env=ENVIRONMENT, stderr=subprocess.PIPE)
-    until = time.monotonic() + 90
-    while not all((out / n).is_dir() and not free(out / n) for n in ("1-a", "2-b")) and time.monotonic() < until:
+    until = time.monotonic() + 120
+    while not all(any(r.glob("checkpoints/seed-0/0*[0-9]")) and newest(r)["step"] > beyond for r in rows):
+        assert time.monotonic() < until, "the workers take no steps"
         time.sleep(0.1)
-    time.sleep(1.0)
     return work
 
 
@@ -159,7 +159,7 @@ def test_the_rows_of_a_comparison_save_and_leave_with_it_even_when_it_is_killed(
     assert work.returncode == 143 and "Traceback" not in said and f"`nacre resume {out}` goes on" in said
     reached = [newest(out / name)["step"] for name in ("1-a", "2-b")]
     assert all(reached) and all(free(out / n) and Run.load(out / n).status == "interrupted" for n in ("1-a", "2-b"))
-    work = begins(tmp_path / "run.py", "resume", out)
+    work = begins(tmp_path / "run.py", "resume", out, beyond=max(reached))
     work.kill()
     work.communicate(timeout=60)
     until = time.monotonic() + 30

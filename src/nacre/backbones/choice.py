@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from ..core.errors import BadData, BadSetting, UnknownName
-from .body import Body, seeded
+from ..core.errors import BadData, BadSetting, NacreError, UnknownName, shown
+from ..core.files import first_line, path_of
+from .body import Body, refuse_more, seeded, weights_of
 from .convnet import ConvNet
 from .huggingface import from_huggingface_spec, huggingface
 from .mlp import MLP
@@ -32,6 +33,8 @@ BACKBONES = {
 """What `backbone` understands, with a line about each."""
 
 DEFAULT_CONVNET = (32, 64, 128, 128)
+HUB_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}", re.ASCII)
+WIDEST, DEEPEST = 2**20, 1000  # of layers; more is a slip of the finger, or meant to fill a memory
 
 
 def backbone(
@@ -72,12 +75,12 @@ def backbone(
     if isinstance(source, nn.Module):
         return _of_module(source, layer, width, example, pool, channels, size)
     if layer is not None or example is not None or width is not None:
-        raise BadSetting(f"layer, width and example are said of a module, not of {str(source)!r}: leave them out")
+        raise BadSetting(f"layer, width and example are said of a module, not of {shown(str(source))}: leave them out")
     name = str(source)
     if name in SHIPPED:
         return huggingface(SHIPPED[name], seed=seed, pretrained=pretrained, channels=channels, size=size, name=name)
     kind, _, widths = name.partition(":")
-    if kind == "timm" and widths and isinstance(source, str):
+    if kind == "timm" and isinstance(source, str):
         return timm_model(widths, seed=seed, pretrained=pretrained, channels=channels, size=size)
     if kind in ("mlp", "convnet") and isinstance(source, str):
         side = [size, size] if isinstance(size, int) else size if size is None else list(size)
@@ -86,50 +89,70 @@ def backbone(
         if kind == "convnet":
             spec["channels"] = pixels["channels"] = channels or 3
         return from_spec({**spec, "pixels": pixels}, seed=seed)
-    if Path(source).exists():
-        if not Path(source).is_dir():
+    place = path_of(source)
+    if place.exists():
+        if not place.is_dir():
             raise BadData(
                 f"{name!r} is a file: give the folder of a Hugging Face model (config.json, model.safetensors)"
             )
-        return huggingface(source, seed=seed, pretrained=pretrained, channels=channels, size=size)
-    if isinstance(source, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return huggingface(place, seed=seed, pretrained=pretrained, channels=channels, size=size)
+    if isinstance(source, str) and HUB_ID.fullmatch(name):
         return huggingface(name, seed=seed, pretrained=pretrained, channels=channels, size=size)
     if isinstance(source, Path) or os.sep in name or "/" in name or name.startswith((".", "~")):
         raise BadData(
-            f"no folder {name!r} (looked for {Path(name).absolute()}): give the folder of a Hugging Face model"
+            f"no folder {shown(name)} (looked for {place.absolute()}): give the folder of a Hugging Face model"
         )
     raise UnknownName("backbone", name, BACKBONES)
 
 
-def from_spec(spec: dict[str, Any], *, seed: int = 0) -> Body:
+def from_spec(spec: dict[str, Any], *, seed: int = 0, most: int | None = None) -> Body:
     """The same structure again from its spec, with weights drawn by the seed; nothing is read or fetched.
 
     Args:
         spec: `Body.spec`, perhaps after a way through JSON.
         seed: Seeds the weights.
+        most: How many weights it can have, where those that will be loaded are known; None = any number.
 
     Raises:
         BadSetting: the spec is of a module that was given in Python, or of an unknown kind.
+        BadData: it describes more weights than there are.
     """
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "mlp": lambda: MLP(spec["widths"]),
-        "convnet": lambda: ConvNet(spec["channels"], spec["widths"]),
-    }
-    kind = spec.get("kind")
-    if kind == "huggingface":
-        return from_huggingface_spec(spec, seed)
-    if kind == "timm":
-        pixels = Pixels(**spec["pixels"])
-        return timm_model(spec["name"], seed=seed, pretrained=False, channels=spec["channels"], pixels=pixels)
-    if kind not in makers:
-        why = "it was made of a module given in Python" if kind == "module" else f"kind {kind!r} is none of them"
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if kind not in ("mlp", "convnet", "huggingface", "timm"):
+        why = "it was made of a module given in Python" if kind == "module" else f"kind {shown(kind)} is none of them"
         raise BadSetting(
-            f"from_spec makes {', '.join(sorted([*makers, 'huggingface', 'timm']))}, but not this backbone: {why}. "
-            "Make it as before, with backbone(module, ...), and load its weights"
+            f"from_spec makes convnet, huggingface, mlp, timm, but not this backbone: {why}. Make it as before, with "
+            "backbone(module, ...), and load its weights"
         )
-    with seeded(seed):
-        module = makers[kind]()
-    return Body(module, Pixels(**spec["pixels"]), int(spec["widths"][-1]), dict(spec))
+    try:
+        if kind == "huggingface":
+            return from_huggingface_spec(spec, seed, most)
+        pixels = Pixels(**spec["pixels"])
+        if kind == "timm":
+            return timm_model(spec["name"], seed=seed, pretrained=False, channels=spec["channels"], pixels=pixels)
+        widths = spec["widths"]
+        module = _drawn(lambda: MLP(widths) if kind == "mlp" else ConvNet(spec["channels"], widths), seed, most)
+        return Body(module, pixels, int(widths[-1]), dict(spec))
+    except NacreError:
+        raise
+    except MemoryError as error:
+        raise BadSetting(
+            f"{kind} with layers of {shown(spec['widths'])} does not fit into memory: make it smaller"
+        ) from error
+    except Exception as error:  # of whatever kind: a spec may come from a file
+        raise BadSetting(
+            f"this spec of {kind} describes no backbone ({type(error).__name__}: {first_line(error)}): was it altered?"
+        ) from error
+
+
+def _drawn(make: Callable[[], nn.Module], seed: int, most: int | None) -> nn.Module:
+    """A module with weights by the seed."""
+    refuse_more(weights_of(make), most)
+    try:
+        with seeded(seed):
+            return make()
+    except RuntimeError as error:  # what torch says where memory ends
+        raise MemoryError from error
 
 
 def _of_module(
@@ -156,7 +179,13 @@ def _widths(name: str, text: str) -> list[int]:
     kind = name.partition(":")[0]
     if kind == "convnet" and not text:
         return list(DEFAULT_CONVNET)
-    if not re.fullmatch(r"\d+(-\d+)*", text) or (kind == "mlp" and "-" not in text):
+    if not re.fullmatch(r"[0-9]+(-[0-9]+)*", text) or (kind == "mlp" and "-" not in text):
         cure = "mlp:INPUT-HIDDEN-..., such as mlp:784-400-400" if kind == "mlp" else "convnet:32-64-128"
-        raise BadSetting(f"{name!r} does not say the widths of its layers: write {cure}")
-    return [int(w) for w in text.split("-")]
+        raise BadSetting(f"{shown(name)} does not say the widths of its layers: write {cure}")
+    widths = text.split("-")
+    if len(widths) > DEEPEST or any(len(w) > 9 or int(w) > WIDEST for w in widths):
+        raise BadSetting(
+            f"{shown(name)} has {len(widths)} layers, the widest of {shown(max(widths, key=len))[1:-1]}: at most {DEEPEST} of "
+            f"{WIDEST} are made"
+        )
+    return [int(w) for w in widths]

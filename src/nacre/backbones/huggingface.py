@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadData, BadSetting
+from ..core.errors import BadData, BadSetting, NacreError
 from ..core.model import evaluating
-from .body import Body, seeded
+from .body import Body, refuse_more, seeded, weights_of
+from .huggingface_config import first_sentence, pixels_of, read_config, refuse_code_and_giants, sides_of, unreachable
 from .pixels import Pixels
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # a model with one of these answers with token 0
@@ -82,25 +82,40 @@ def huggingface(
         BadSetting: no vision model, or settings that do not fit it.
     """
     with _quiet() as transformers:
-        config = _config(transformers, where)
-        side = _sides(size) if size is not None else None
+        config = read_config(transformers, where)
+        side = sides_of(size) if size is not None else None
         if side is not None and not pretrained and getattr(config, "image_size", None) is not None:
             config.image_size = list(side) if len(set(side)) > 1 else side[0]
-        pixels = _pixels(transformers, where, config, channels, side, pretrained)
+        pixels = pixels_of(transformers, where, config, channels, side, pretrained)
         make = _options(transformers, config)
         if pretrained:
             _refuse_other_weights(Path(where))
+            if Path(where).is_dir():
+                _refuse_lack(transformers, Path(where), config, make)
             net = _weights(transformers, where, config, make)
         else:
             net = _random(transformers, config, make, seed)
         return _body(net, config, pixels, "auto", str(name or where))
 
 
-def from_huggingface_spec(spec: dict[str, Any], seed: int = 0) -> Body:
-    """The same structure again, with random weights, from the spec alone: no folder and no hub is asked."""
+def from_huggingface_spec(spec: dict[str, Any], seed: int = 0, most: int | None = None) -> Body:
+    """The same structure again, with random weights, from the spec alone: no folder and no hub is asked.
+
+    Raises:
+        BadData: it describes no model, one that needs code of others, or one of more weights than `most`.
+    """
     with _quiet() as transformers:
-        config = transformers.AutoConfig.for_model(**spec["config"])
-        net = _random(transformers, config, _options(transformers, config), seed)
+        try:
+            config = transformers.AutoConfig.for_model(**spec["config"])
+            refuse_code_and_giants(config, spec["source"])
+            make = _options(transformers, config)
+            asked = weights_of(lambda: transformers.AutoModel.from_config(config, trust_remote_code=False, **make))
+        except NacreError:
+            raise
+        except Exception as error:
+            raise BadData(f"this spec describes no model ({first_sentence(error)}): was it altered?") from error
+        refuse_more(asked, most)
+        net = _random(transformers, config, make, seed)
         return _body(net, config, Pixels(**spec["pixels"]), spec["pool"], spec["source"])
 
 
@@ -109,14 +124,14 @@ def _body(net: nn.Module, config: Any, pixels: Pixels, pool: str, source: str) -
     assert pixels.size is not None
     takes = "interpolate_pos_encoding" in inspect.signature(net.forward).parameters
     trained = getattr(config, "image_size", None)
-    module = HuggingFace(net, pool, takes and trained is not None and _sides(trained) != pixels.size)
+    module = HuggingFace(net, pool, takes and trained is not None and sides_of(trained) != pixels.size)
     try:
         with evaluating(module), torch.no_grad():
             features = module(torch.zeros(1, pixels.channels or 3, *pixels.size))
     except Exception as error:
         raise BadSetting(
             f"{source!r} ({type(net).__name__}) does not answer to pictures of {pixels.size[0]}x{pixels.size[1]} with "
-            f"features: {_first_line(error)}. Give another size, or load the model yourself and tap a layer of it: "
+            f"features: {first_sentence(error)}. Give another size, or load the model yourself and tap a layer of it: "
             "backbone(module, layer=...)"
         ) from error
     module.width = features.shape[-1]
@@ -128,30 +143,20 @@ def _body(net: nn.Module, config: Any, pixels: Pixels, pool: str, source: str) -
     return Body(module.eval(), pixels, module.width, spec)
 
 
-def _config(transformers: Any, where: str | Path) -> Any:
-    """The model's configuration, or an error that says what to do."""
-    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
-        raise BadData(
-            f"{str(where)!r} is a folder, but no Hugging Face model: it has no config.json. "
-            "Write one with model.save_pretrained(folder)"
-        )
+def _refuse_lack(transformers: Any, folder: Path, config: Any, make: dict[str, Any]) -> None:
+    """See that a folder's weights can be those of its configuration, before memory is taken for them."""
     try:
-        return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except OSError as error:
-        raise _unreachable(where, error) from error
-    except (ValueError, KeyError) as error:
+        asked = weights_of(lambda: transformers.AutoModel.from_config(config, trust_remote_code=False, **make))
+    except Exception as error:
         raise BadData(
-            f"{str(where)!r} has a config.json that this transformers does not know, and code of others is not run: "
-            f"{_first_line(error)}. Load the model yourself and give the module: backbone(module, layer=...)"
+            f"{str(folder)!r} has a config.json of which no model can be made ({first_sentence(error)}): is it damaged?"
         ) from error
-
-
-def _unreachable(where: str | Path, error: Exception) -> BadData:
-    return BadData(
-        f"{str(where)!r} is no folder here, and could not be fetched from the Hugging Face hub: {_first_line(error)} "
-        "Check the name and the connection (and that HF_HUB_OFFLINE is not set), or download it elsewhere with "
-        "`hf download NAME --local-dir FOLDER` and give the folder"
-    )
+    there = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    if asked > there:
+        raise BadData(
+            f"{str(folder)!r} describes a model of {asked:,} weights, and its files have {there:,} bytes: is config.json the "
+            "one they were saved with, and are they whole?"
+        )
 
 
 def _options(transformers: Any, config: Any) -> dict[str, Any]:
@@ -180,27 +185,37 @@ def _weights(transformers: Any, where: str | Path, config: Any, make: dict[str, 
         with seeded(0):  # transformers initialises what it then overwrites
             net, found = transformers.AutoModel.from_pretrained(
                 where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **make
+                output_loading_info=True, ignore_mismatched_sizes=True, **make
             )  # fmt: skip
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         if Path(where).is_dir():
             raise BadData(
-                f"the weights in {str(where)!r} cannot be read: {_first_line(error)}. Fetch them again"
+                f"the weights in {str(where)!r} cannot be read: {first_sentence(error)}. Fetch them again"
             ) from error
-        raise _unreachable(where, error) from error
-    wrong = sorted(n for n in (*found["missing_keys"], *found["mismatched_keys"]) if not str(n).endswith(UNUSED))
+        raise unreachable(where, error) from error
+    lacking = [n for n in found["missing_keys"] if not n.endswith(UNUSED)]
+    wrong = sorted([*lacking, *(n if isinstance(n, str) else n[0] for n in found["mismatched_keys"])])
     if wrong:
         raise BadData(
-            f"the weights of {str(where)!r} lack {len(wrong)} of the model's tensors, such as {wrong[0]!r}: is config.json "
-            "the one they were saved with? pretrained=False takes the structure with random weights"
+            f"the weights of {str(where)!r} lack {len(wrong)} of the model's tensors or have them in another shape, such as "
+            f"{wrong[0]!r}: is config.json the one they were saved with? pretrained=False takes the structure with random "
+            "weights"
         )
     return net
 
 
 def _random(transformers: Any, config: Any, make: dict[str, Any], seed: int) -> nn.Module:
     """The model with random weights by the seed."""
-    with seeded(seed):
-        return transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **make)
+    try:
+        refuse_more(weights_of(lambda: transformers.AutoModel.from_config(config, trust_remote_code=False, **make)))
+        with seeded(seed):
+            return transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **make)
+    except NacreError:
+        raise
+    except Exception as error:  # of whatever kind: a config.json may say anything
+        raise BadData(
+            f"no model can be made of this {type(config).__name__} ({first_sentence(error)}): repair its config.json"
+        ) from error
 
 
 def _refuse_other_weights(folder: Path) -> None:
@@ -210,76 +225,6 @@ def _refuse_other_weights(folder: Path) -> None:
             f"{str(folder)!r} has no model.safetensors{' (only ' + ', '.join(others) + ')' if others else ''}: pickled "
             "weights are not read. Save it again with model.save_pretrained(folder), or give pretrained=False"
         )
-
-
-def _pixels(
-    transformers: Any,
-    where: str | Path,
-    config: Any,
-    channels: int | None,
-    size: tuple[int, int] | None,
-    pretrained: bool,
-) -> Pixels:
-    """What the model was trained to see, by `preprocessor_config.json`; without one, mean and std 0.5."""
-    read = getattr(config, "num_channels", None) or 3
-    if channels is not None and channels != read:
-        if pretrained:
-            raise BadSetting(
-                f"{str(where)!r} was trained with {read} channels, not {channels}: leave channels out, pictures are adapted"
-            )
-        config.num_channels = read = channels
-    path = Path(where) / "preprocessor_config.json"
-    if not Path(where).is_dir():
-        found = transformers.utils.cached_file(
-            str(where),
-            path.name,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        path = Path(found) if found else path
-    try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return _told_pixels(told, config, read, size)
-    except BadSetting:
-        raise
-    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise BadData(
-            f"{path} does not say how pictures are prepared ({type(error).__name__}: {error}): repair or delete it"
-        ) from error
-
-
-def _told_pixels(told: dict[str, Any], config: Any, read: int, size: tuple[int, int] | None) -> Pixels:
-    mean = told.get("image_mean", 0.5) if told.get("do_normalize", True) else None
-    std = told.get("image_std", 0.5) if told.get("do_normalize", True) else None
-    scale = 255 * told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 255.0
-    if abs(scale - 1) > 1e-6:  # (255 x scale - mean) / std = (x - mean / scale) / (std / scale), with x in 0..1
-        mean = [m / scale for m in _channelwise(0.0 if mean is None else mean, read)]
-        std = [s / scale for s in _channelwise(1.0 if std is None else std, read)]
-    elif mean is not None:
-        mean, std = _channelwise(mean, read), _channelwise(std, read)
-    crop = told.get("crop_size") if told.get("do_center_crop") else None
-    side = size or _sides(crop or told.get("size") or getattr(config, "image_size", None) or 224)
-    return Pixels(read, side, mean, std)
-
-
-def _channelwise(values: Any, channels: int) -> list[float]:
-    """One value a channel: three values of a grey model become their mean, one is repeated."""
-    values = [float(v) for v in values] if isinstance(values, (list, tuple)) else [float(values)]
-    return values if len(values) == channels else [sum(values) / len(values)] * channels
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    """(height, width) of the ways in which sizes are written down."""
-    if isinstance(size, dict):
-        side = size.get("shortest_edge") or size.get("longest_edge")
-        size = (size.get("height", side), size.get("width", side))
-    if isinstance(size, int):
-        return size, size
-    return int(size[0]), int(size[-1])
-
-
-def _first_line(error: Exception) -> str:
-    return re.split(r"\n|(?<=\.) ", str(error).strip() or type(error).__name__, maxsplit=1)[0]
 
 
 @contextmanager

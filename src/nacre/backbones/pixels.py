@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import BadData, BadSetting
 
+MOST_PIXELS = 2**21  # more is no size that models are made for
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
 
 
@@ -51,8 +52,10 @@ class Pixels(nn.Module):
         if channels not in (None, 1, 3):
             raise BadSetting(f"Pixels makes 1 channel (grey) or 3 (RGB), not {channels!r}: give 1, 3 or None")
         sides = (size, size) if isinstance(size, int) else size
-        if sides is not None and (len(sides) != 2 or min(sides) < 1):
-            raise BadSetting(f"a size is a side in pixels or (height, width), each at least 1, not {size!r}")
+        if sides is not None and (len(sides) != 2 or min(sides) < 1 or sides[0] * sides[1] > MOST_PIXELS):
+            raise BadSetting(
+                f"a size is a side in pixels or (height, width), each at least 1, of at most {MOST_PIXELS:,} pixels, not {size}"
+            )
         self.channels = channels
         self.size: tuple[int, int] | None = None if sides is None else (int(sides[0]), int(sides[1]))
         self.normalises = mean is not None or std is not None
@@ -66,6 +69,8 @@ class Pixels(nn.Module):
             self.register_buffer(name, values, persistent=False)
         if not bool((self.std > 0).all()):
             raise BadSetting(f"std divides pixels, so it must be above 0, not {std!r}")
+        if not bool(self.std.isfinite().all() & self.mean.isfinite().all()):
+            raise BadSetting(f"mean and std are finite numbers, not {mean!r} and {std!r}")
 
     def forward(self, x: Tensor) -> Tensor:
         """The input of the body.
@@ -97,7 +102,8 @@ class Pixels(nn.Module):
         if self.normalises:
             if len(self.mean) not in (1, x.shape[1]) or len(self.std) not in (1, x.shape[1]):
                 raise BadData(
-                    f"mean or std has {max(len(self.mean), len(self.std))} channels, the pictures {x.shape[1]}"
+                    f"mean or std has {max(len(self.mean), len(self.std))} channels, the pictures {x.shape[1]}: give one "
+                    "number, or one a channel"
                 )
             x = (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
         return x

@@ -87,7 +87,7 @@ class Tapped(nn.Module):
             out = out.mean((2, 3))
         if self.width and out.shape[1] != self.width:
             raise BadData(
-                f"layer {self.layer!r} gives features of width {out.shape[1]}, but width={self.width} was said"
+                f"layer {self.layer!r} gives features of width {out.shape[1]}, but width={self.width} was said: say the other"
             )
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from ..core.errors import BadData, BadSetting, MissingExtra
 from ..core.model import evaluating
 from .body import Body, seeded
 from .pixels import Pixels
+
+SAFE = {"url": "", "custom_load": False, "hf_hub_filename": "model.safetensors"}
+"""Where pre-trained weights come from: safetensors on the hub, never a pickle."""
 
 
 class Timm(nn.Module):
@@ -54,11 +58,18 @@ def timm_model(
         BadData: timm has no such model, or its weights cannot be fetched.
         BadSetting: the model does not answer to such pictures with features.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name):
+        raise BadSetting(
+            f"timm:{name} names no model of timm, such as timm:vit_tiny_patch16_224; give models from elsewhere as a "
+            "folder in Hugging Face form"
+        )
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtra(f"the backbone 'timm:{name}'", "timm", "vision") from error
     asked: dict[str, Any] = {} if channels is None else {"in_chans": channels}
+    if pretrained:
+        asked["pretrained_cfg_overlay"] = SAFE
     try:
         with seeded(seed):
             net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **asked)

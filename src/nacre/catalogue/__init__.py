@@ -3,6 +3,7 @@
 `find` looks a name up, `make` builds a part from plain values as a config holds them, `about` says what `nacre show` prints.
 """
 
+from .foreign import import_plugins, plugins, refuse_missing_plugins
 from .parts import KINDS, Entry, Setting, about, entries, find, make, settings_of
 from .typed import NONE, build, inner_class, join, placed
 
@@ -15,9 +16,12 @@ __all__ = [
     "build",
     "entries",
     "find",
+    "import_plugins",
     "inner_class",
     "join",
     "make",
     "placed",
+    "plugins",
+    "refuse_missing_plugins",
     "settings_of",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -17,12 +16,14 @@ from torch import nn
 from .. import memory, methods
 from ..backbones import BACKBONES
 from ..core.errors import BadSetting, UnknownName
+from ..core.files import first_line
 from ..core.method import Method
 from ..core.optim import OPTIMIZERS, MadeOptimizer
 from ..core.paper import Paper
 from ..data import AUGMENTS, SOURCES
 from ..schedules import SCHEDULES, schedule
 from ..streams import STREAMS
+from .foreign import foreign, methods_of_plugins
 from .typed import build, default_of, join, named, placed, typed, words
 
 
@@ -129,7 +130,8 @@ def entries(kind: str) -> list[Entry]:
     """
     if kind not in KINDS:
         raise UnknownName("kind of part", kind, KINDS)
-    return [Entry(kind, name, made_by) for name, made_by in KINDS[kind].items()]
+    others = methods_of_plugins() if kind == "method" else {}
+    return [Entry(kind, name, made_by) for name, made_by in {**KINDS[kind], **others}.items()]
 
 
 def find(kind: str, name: str) -> Entry:
@@ -145,7 +147,7 @@ def find(kind: str, name: str) -> Entry:
     if name.lower() in known:
         return known[name.lower()]
     if kind == "method" and ":" in name:
-        return Entry(kind, name, _foreign(name))
+        return Entry(kind, name, foreign(name))
     raise UnknownName(kind, name, [e.name for e in known.values()])
 
 
@@ -224,7 +226,9 @@ def _optimizer(name: str, values: dict[str, Any], place: str) -> MadeOptimizer:
             try:
                 MadeOptimizer(name, one.pop("lr"), options=one)({"weight": nn.Parameter(torch.zeros(1, 1))})
             except Exception as error:  # torch checks some by an assertion, some by an index, some not at all
-                raise BadSetting(f"the settings of {name} do not fit: {error}") from error
+                raise BadSetting(
+                    f"the settings of {name} do not fit: {first_line(error)}; see `nacre show {name}`"
+                ) from error
     return made
 
 
@@ -257,17 +261,3 @@ def _meaning(doc: str, name: str) -> str:
         return re.split(r"\s*\(default:|\.\s", " ".join(entry[1].split()))[0].rstrip(".")
     sentences = re.split(r"(?<=[.;:])\s+", " ".join(doc.split()))
     return next((s for s in sentences if f"`{name}`" in s), "")
-
-
-def _foreign(name: str) -> type[Method]:
-    """Somebody else's method. Its module must have been imported: reading a config never runs code."""
-    module, _, attribute = name.partition(":")
-    held = getattr(sys.modules.get(module), attribute, None)
-    if held is None:
-        raise BadSetting(
-            f"the method {name!r} is not known here: import its module before the config is read, or give the method itself "
-            "to nacre.fit; a config does not import code"
-        )
-    if not (isinstance(held, type) and issubclass(held, Method)):
-        raise BadSetting(f"{name!r} is no nacre.Method")
-    return held

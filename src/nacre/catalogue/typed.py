@@ -15,8 +15,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..core.errors import BadSetting, NacreError, UnknownName
+from ..core.errors import BadSetting, NacreError, UnknownName, shown
 from ..core.state import Stateful
+from .foreign import foreign
 
 T = TypeVar("T")
 NONE = "none"
@@ -34,11 +35,11 @@ def build(kind: type[T], table: Mapping[str, Any], place: str = "") -> T:
         BadSetting: a value is of the wrong type or out of its range.
     """
     known = {f.name: f for f in fields(typing.cast(Any, kind)) if f.init}
-    label = getattr(kind, "label", kind.__name__)
+    heading = getattr(kind, "heading", kind.__name__)
     with placed(place):
         for key in table:
             if key not in known:
-                raise UnknownName(f"setting of {label}", str(key), known)
+                raise UnknownName(f"setting of {heading}", str(key), known)
     hints = get_type_hints(kind)
     values = {}
     for key, value in table.items():
@@ -48,7 +49,7 @@ def build(kind: type[T], table: Mapping[str, Any], place: str = "") -> T:
     with placed(place):
         missing = [n for n, f in known.items() if n not in values and default_of(f) is dataclasses.MISSING]
         if missing:
-            raise BadSetting(f"{label} needs {' and '.join(missing)}")
+            raise BadSetting(f"{heading} needs {' and '.join(missing)}: write what is missing")
         return kind(**values)
 
 
@@ -66,7 +67,7 @@ def typed(hint: Any, value: Any, place: str) -> Any:
     for option in options:
         if isinstance(option, type) and dataclasses.is_dataclass(option):
             if not isinstance(value, Mapping):
-                raise BadSetting(f"{place} is a table, not {value!r} ({type(value).__name__})")
+                raise BadSetting(f"{place} is a table, not {shown(value)} ({type(value).__name__})")
             return build(option, value, place)
         inner = get_args(option)
         if get_origin(option) is list and dataclasses.is_dataclass(inner[0]) and isinstance(value, list):
@@ -78,14 +79,16 @@ def typed(hint: Any, value: Any, place: str) -> Any:
     except ValidationError:
         wanted = " or ".join(words(o) for o in options)
         choices = [w for o in options if get_origin(o) is Literal for w in get_args(o)]
-        near = UnknownName("choice", str(value), choices).near
+        near = UnknownName("choice", value, choices).near if isinstance(value, str) else None
         hint = f": did you mean {near!r}?" if near else ""
-        raise BadSetting(f"{place} is {wanted}, not {value!r} ({type(value).__name__}){hint}") from None
+        raise BadSetting(f"{place} is {wanted}, not {shown(value)} ({type(value).__name__}){hint}") from None
 
 
 def inner_class(kind: type, field: str, name: Any) -> type | None:
     """The class of the part that a field of `kind` holds under this name; None where it holds none."""
     parts = [o for o in _options(get_type_hints(kind)[field]) if isinstance(o, type) and issubclass(o, Stateful)]
+    if parts and isinstance(name, str) and ":" in name:
+        return foreign(name, _kinds(parts))
     able = {p.__name__.lower(): p for p in parts}
     return able.get(str(name).lower(), parts[0] if len(parts) == 1 else None)
 
@@ -145,7 +148,7 @@ def named(kind: str, table: Any) -> tuple[str, dict[str, Any]]:
     name = values.pop("name", None)
     if not isinstance(name, str):
         article = "an" if kind[0] in "aeiou" else "a"
-        raise BadSetting(f'{article} {kind} is a table with a name, such as {{name = "..."}}, not {table!r}')
+        raise BadSetting(f'{article} {kind} is a table with a name, such as {{name = "..."}}, not {shown(table)}')
     return name, values
 
 
@@ -168,6 +171,14 @@ def _inner(parts: list[type[Stateful]], value: Any, place: str) -> Any:
     able = {p.__name__.lower(): p for p in parts}
     with placed(place):
         name, values = named("part", value)
+        if ":" in name:
+            able[name.lower()] = foreign(name, _kinds(parts))
         if name.lower() not in able:
             raise UnknownName("part", name, [p.__name__ for p in parts])
     return build(able[name.lower()], values, place)
+
+
+def _kinds(parts: list[type[Stateful]]) -> tuple[type, ...]:
+    """What somebody else's class must be to stand where one of these does: what they have in common, beside state."""
+    alike = [c for c in parts[0].__mro__ if issubclass(c, Stateful) and all(issubclass(p, c) for p in parts)]
+    return (alike[0],) if alike[0] is not Stateful else tuple(parts)

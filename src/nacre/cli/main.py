@@ -79,6 +79,22 @@ def cli(debug: bool) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if debug else logging.WARNING)
 
 
+def _plugins(ctx: click.Context, _: click.Parameter, names: tuple[str, ...]) -> None:
+    if names:
+        from ..catalogue import import_plugins
+
+        import_plugins(names)
+
+
+plugin = click.option(
+    "--plugin",
+    multiple=True,
+    metavar="MODULE",
+    expose_value=False,
+    callback=_plugins,
+    help="Import this Python module first, so that its parts can be named as MODULE:Class; several are given one by one.",
+)
+
 EXAMPLES = """\b
   nacre run                                     the comparison on drawn glyphs, some minutes
   nacre run my.toml --set stage.0.epochs=5      one experiment
@@ -93,6 +109,7 @@ EXAMPLES = """\b
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder; by default runs/NAME-DATE-TIME.")
 @click.option("--seeds", metavar="0,1,2", help="Several give mean and spread; the same as --set run.seeds=[0,1,2].")
 @click.option("--device", help='"auto", "cpu", "cuda"; the same as --set run.device=...')
+@plugin
 def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: str | None, device: str | None) -> None:
     """Run what CONFIG says; without one, the embedded comparison."""
     from ..core.errors import BadSetting
@@ -100,7 +117,7 @@ def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: 
 
     said = list(changes)
     if seeds is not None:
-        if not all(s.strip().isdecimal() for s in seeds.split(",")):
+        if not all(s.strip().isdecimal() and len(s) < 20 for s in seeds.split(",")):
             raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {seeds!r}")
         said.append(f"run.seeds={[int(s) for s in seeds.split(',')]}")
     if device is not None:
@@ -113,6 +130,7 @@ def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: 
 
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@plugin
 def resume(folder: Path) -> None:
     """Go on with the run in DIR, from its newest checkpoint; the result is that of a run that never stopped."""
     from .work import resume_any
@@ -127,6 +145,7 @@ def resume(folder: Path) -> None:
 @click.option("--task", type=int, help="The task that the rows come from, for models trained with tasks told.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+@plugin
 def predict(folder: Path, files: tuple[Path, ...], top: int, task: int | None, device: str, as_json: bool) -> None:
     """Name the classes of FILES by the model in DIR, a run's folder or an export.
 
@@ -139,6 +158,7 @@ def predict(folder: Path, files: tuple[Path, ...], top: int, task: int | None, d
 
 @cli.command("list")
 @click.argument("kind", required=False)
+@plugin
 def list_(kind: str | None) -> None:
     """List what there is: all, or one KIND such as methods, streams, backbones, data, schedules, optimizers."""
     from .telling import list_parts
@@ -148,6 +168,7 @@ def list_(kind: str | None) -> None:
 
 @cli.command()
 @click.argument("name")
+@plugin
 def show(name: str) -> None:
     """Say what NAME is: its paper, how faithful it is, its settings and their meaning; `show config` for the config."""
     from .telling import show_part
@@ -175,9 +196,15 @@ def check(names: tuple[str, ...], only: str | None, seed: int, fast: bool) -> No
 
     from .checking import check_parts
 
-    logging.getLogger("nacre").setLevel(logging.ERROR)  # checks do on purpose what is warned of
     chosen = [name.strip() for name in only.split(",")] if only else []
-    if not check_parts(names, chosen, seed, fast):
+    logger = logging.getLogger("nacre")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # checks do on purpose what is warned of
+    try:
+        good = check_parts(names, chosen, seed, fast)
+    finally:
+        logger.setLevel(level)
+    if not good:
         sys.exit(FAILED)
 
 

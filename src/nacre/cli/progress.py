@@ -11,17 +11,21 @@ from typing import Any, TypeVar
 import click
 from torch import Tensor
 
+from ..core import ranks
 from ..core.run import Result, Run, percent
 from ..experiment import Config, Observer, Trial
-from ..learner import Learner, Stage
+from ..learner import Learner, Listener, Stage
 from ..metrics import Matrix
 
 T = TypeVar("T")
 
 
 @contextmanager
-def progress(name: str) -> Iterator[Shown]:
-    """What shows the progress of a run inside the block."""
+def progress(name: str) -> Iterator[Listener]:
+    """What shows the progress of a run inside the block; only the first of several ranks does."""
+    if not ranks.first():
+        yield Listener()
+        return
     if not sys.stderr.isatty():
         yield Shown(name)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import click
 
+from ..core import ranks
 from ..core.durable import write_text
-from ..core.errors import BadData
+from ..core.errors import BadData, BadSetting
 from ..core.run import Run
 from ..experiment import (
     Comparison,
@@ -33,38 +35,53 @@ RUNS = Path("runs")
 def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
     """Run one config."""
     config = Config.load(path, changes)
-    out = out if out is not None else _fresh(config.run.name)
-    with _in(out) as stopping, progress(config.run.name) as hears:
-        record = Experiment(config).run(out, hears, stopping)
-    _tell([record], out)
+    with ranks.joined():
+        out = Path(ranks.told(str(out if out is not None else _fresh(config.run.name))))
+        with _in(out) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).run(out, hears, stopping)
+        _tell([record], out)
 
 
 def run_comparison(changes: Sequence[str], out: Path | None) -> None:
     """Run the embedded comparison."""
+    _refuse_ranks()
     _compare(default_comparison(changes), out if out is not None else _fresh("comparison"))
 
 
 def resume_any(folder: Path) -> None:
     """Go on with a run, or with a comparison of runs."""
     if not folder.is_dir():
-        raise BadData(f"there is no folder {folder}")
+        raise BadData(f"there is no folder {folder}: give that of a run, as `nacre run --out` made it")
     several = compared_in(folder)
     if several is not None:
+        _refuse_ranks()
         _compare(several, folder)
         return
     if not (folder / "config.toml").is_file():
         raise BadData(f"{folder} is no run's folder{_held(folder)}")
     config = Config.load(folder)
-    with _in(folder) as stopping, progress(config.run.name) as hears:
-        record = Experiment(config).resume(folder, hears, stopping)
-    _tell([record], folder)
+    with ranks.joined():
+        with _in(folder) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).resume(folder, hears, stopping)
+        _tell([record], folder)
+
+
+def _refuse_ranks() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadSetting(
+            "a comparison runs its rows in processes of its own: start it without a launcher, or give one config"
+        )
 
 
 def _held(folder: Path) -> str:
     """The runs in a folder that is none itself, in words."""
     held = sorted(p.parent.name for p in folder.glob("*/config.toml"))
     more = ", ..." if len(held) > 5 else ""
-    return f"; it holds runs {', '.join(held[:5])}{more}: name one" if held else ": it has no config.toml"
+    return (
+        f"; it holds runs {', '.join(held[:5])}{more}: name one"
+        if held
+        else ": it has no config.toml; give a folder that `nacre run --out` made"
+    )
 
 
 def _compare(several: Comparison, out: Path) -> None:
@@ -83,7 +100,10 @@ def _compare(several: Comparison, out: Path) -> None:
 @contextmanager
 def _in(out: Path) -> Iterator[Stopping]:
     """Say where a run is kept, when it begins and when it is interrupted; signals are heard inside."""
-    click.echo(f"in {out}", err=True)
+    if ranks.first():
+        click.echo(f"in {out}", err=True)
+    else:
+        logging.getLogger().setLevel(logging.ERROR)  # what the first rank says is enough
     with Stopping(signal.SIGINT, signal.SIGTERM) as stopping:
         try:
             yield stopping
@@ -94,6 +114,8 @@ def _in(out: Path) -> Iterator[Stopping]:
 
 
 def _tell(runs: list[Run], out: Path) -> None:
+    if not ranks.first():
+        return
     run = runs[0]
     papers = references(runs)
     parts: list[Sheet | str] = [matrix(run), comparison(runs, title=_title(run))]

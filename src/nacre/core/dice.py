@@ -12,6 +12,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from .errors import BadSetting
+
 _WEYL = -7046029254386353131  # odd constant 2^64 / golden ratio, as a signed 64-bit number
 _ROUNDS = ((30, -4658895280553007687), (27, -7723592293110705685))  # shifts and factors of splitmix64
 
@@ -54,7 +56,7 @@ def keep(share: float, count: int, device: torch.device | str, *position: int | 
     9886
     """
     if not 0.0 <= share <= 1.0:
-        raise ValueError(f"share is a probability in [0, 1], not {share}")
+        raise BadSetting(f"share is a probability in [0, 1], not {share}")
     word = torch.arange(-(-count // 4), device=device).mul_(_WEYL).add_(mix(*position))
     for shift, factor in _ROUNDS:
         word.bitwise_xor_(_logical_shift(word, shift)).mul_(factor)

@@ -36,6 +36,8 @@ from .stream import Task
 
 MakeOptimizer = Callable[[dict[str, nn.Parameter]], Optimizer]
 """Makes an optimizer from parameters by name."""
+WHOLE = 1 - 1e-6
+"""From here on a sum of parts is the whole."""
 Precision = Literal["fp32", "bf16"]
 
 
@@ -103,13 +105,13 @@ class Drive:
         )
         self.rows = task.train  # what is trained on, once the stage has begun
         self.place = (seed or 0, task.index, task.stage)
+        self.world = ranks.world()
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
         self.pieces = 0  # how many of them, heard or not
         self.shared = 0.0  # which part of this rank's rows of the step they held
-        self.lost = torch.zeros(
-            (), device=self.device
-        )  # the loss of the step so far; of all ranks after its last backward
+        self.nothing = torch.zeros((), device=self.device)
+        self.lost = self.nothing  # the loss of the step so far; of all ranks after its last backward pass
         self.reducer: Reducer | None = None
         self.modes: list[tuple[nn.Module, bool]] = []
         self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
@@ -124,7 +126,7 @@ class Drive:
             if self.given is not None:
                 named = trainable(self.model, self.method)
                 self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
-                if ranks.world() > 1:
+                if self.world > 1:
                     self.reducer = Reducer([p for group in self.optimizer.param_groups for p in group["params"]])
                     stack.callback(self.optimizer.register_step_pre_hook(self.reducer.before_step).remove)
                 self.site = stack.enter_context(hooked(self.method, self.optimizer, self.model, named, self.start))
@@ -150,7 +152,7 @@ class Drive:
                     "new weights: give Drive a function from named parameters to an optimizer, or call nacre.grow first"
                 )
         self.method.prepare(self.model)
-        if ranks.world() > 1:
+        if self.world > 1:
             check_layers(self.model)
             shards.refuse_unknown_layout(self.model)
             ranks.broadcast(list(shards.replicated(self._tensors()).values()))
@@ -168,7 +170,7 @@ class Drive:
             return
         if self.given is not None and hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]  schedule-free: the weights that are read
-        if ranks.world() > 1:  # statistics that no norm layer keeps
+        if self.world > 1:  # statistics that no norm layer keeps
             ranks.broadcast(list(self.model.buffers()))
         if self.seed is not None:
             seed_global(*self.place, "end")
@@ -205,7 +207,7 @@ class Drive:
         order = self.order(epoch)
         for low in range(start * size, len(order), size):
             step = order[low : low + size]
-            if ranks.world() > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
+            if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
                 check_norms(self.task, self.model)  # on all ranks
             yield cut(self.rows, step, accumulate, self.device, self.in_parts)
 
@@ -219,23 +221,28 @@ class Drive:
         for module, training in self.modes:  # loops of others call model.train() before every step
             if module.training is not training:
                 module.training = training
-        batch, place = self._placed(batch, share)
-        if len(batch) or ranks.world() == 1:
+        if self.shared > WHOLE:  # a closure's next pass, or pieces that do not say their share
+            self.shared, self.lost = 0.0, self.nothing
+        if self.world > 1 or share != 1.0 or batch.cut is not None:
+            batch, place = self._placed(batch, share)
+        else:
+            place = Cut(self.pieces, 1.0, (1,))
+        if len(batch) or self.world == 1:
             loss = self._loss(batch, place.number)
         else:  # none of the step's rows is ours
             loss = torch.zeros((), device=self.device, requires_grad=True)
-        weight = ranks.world() * batch.share
+        weight = self.world * batch.share
         loss = loss if weight == 1.0 else weight * loss
         self.pieces += 1
         self.shared += place.part
-        self.lost = self.lost + loss.detach().float()
+        self.lost = self.lost + loss.detach().float()  # another tensor each time: loops keep it
         if self.reducer is not None:
-            self.reducer.watch(loss, self.lost, place.pieces, last=self.shared > 1 - 1e-6)
+            self.reducer.watch(loss, self.lost, place.pieces, last=self.shared > WHOLE)
         return loss
 
     def _placed(self, batch: Batch, share: float) -> tuple[Batch, Cut]:
         """The batch with its part of the step over all ranks, and its place among the pieces."""
-        world, rank = ranks.world(), ranks.rank()
+        world, rank = self.world, ranks.rank()
         number, place = self.pieces if rank == 0 else f"{rank}.{self.pieces}", batch.cut
         if place is None:  # rows that somebody else cut: each rank's count alike
             batch, place = replace(batch, share=1 / world, before=rank / world), Cut(number, 1.0, (1,) * world)
@@ -266,7 +273,8 @@ class Drive:
                 out = replace(out, competing=self.method.shape_logits(out.logits, batch))
             loss = self.method.objective(self.model, batch, out)
             if "loss" in self.heard:
-                loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
+                with shards.explained(self.method):
+                    loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
         if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
         return loss
@@ -274,9 +282,9 @@ class Drive:
     def stepped(self) -> None:
         """Call after `optimizer.step()`. A step that did not take effect is forgotten."""
         pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
-        self.lost = torch.zeros((), device=self.device)
+        self.lost = self.nothing
         if self.site.took_effect and "after_step" in self.heard:
-            for batch, out in exchanged(pending):
+            for batch, out in exchanged(pending, self.device):
                 self.method.after_step(batch, out, self.site)
 
     def left_out(self, step: int) -> None:
@@ -285,8 +293,10 @@ class Drive:
         It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
         """
         self.pending, self.pieces, self.shared = [], 0, 0.0
-        self.lost = torch.zeros((), device=self.device)
+        self.lost = self.nothing
         self.site.step = step
+        if self.reducer is not None:
+            self.reducer.follow(self.model)  # the running statistics may be those of before
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -339,7 +349,7 @@ class Drive:
 
     def _check_replicas(self) -> None:
         """See that what was learned is the same on every rank."""
-        if ranks.world() == 1:
+        if self.world == 1:
             return
         held = shards.replicated({"model": self._tensors(), "method": self.method.state_dict()})
         if found := ranks.differing(held):

@@ -1,9 +1,12 @@
-"""Errors with a name of their own. Each message says the cause, the value and the cure."""
+"""Errors with a name of their own. Each message says the cause, the value and the cure; docs/errors.md lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+LONGEST = 120  # characters of a value that a message shows; longer names are not looked for among the known ones
+SHOWN = 40  # known names that a message lists
 
 
 class NacreError(Exception):
@@ -16,9 +19,11 @@ class UnknownName(NacreError, ValueError):
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         names = sorted(known)
         lowered = {n.lower(): n for n in names}
-        near = [lowered[n] for n in get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
+        asked = [name.lower()] if len(name) <= LONGEST else []
+        near = [lowered[n] for a in asked for n in get_close_matches(a, lowered, n=1, cutoff=0.5)]
         hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names) or 'none'}")
+        more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+        super().__init__(f"unknown {kind} {shown(name)}: {hint}known are {', '.join(names[:SHOWN]) or 'none'}{more}")
         self.name, self.near = name, near[0] if near else None
 
 
@@ -32,6 +37,18 @@ class BadData(NacreError, ValueError):
 
 class TooFewRows(BadData):
     """A part needs more rows than a task brings."""
+
+
+class BadModel(NacreError, TypeError):
+    """A model does not answer with what a part reads."""
+
+
+class BadUse(NacreError, TypeError):
+    """Parts are put together in a way in which one would stay unheard, or hold what cannot be kept."""
+
+
+class BadStep(NacreError, RuntimeError):
+    """An optimizer step around which a rule cannot keep what it promises."""
 
 
 class BadCheckpoint(NacreError, ValueError):
@@ -59,3 +76,17 @@ class LostRank(NacreError, RuntimeError):
 
 class RanksDiffer(NacreError, RuntimeError):
     """Replicas that should be equal hold different bits."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: as Python writes it, cut in the middle where it is long.
+
+    >>> shown("a"), len(shown("a" * 1000))
+    ("'a'", 120)
+    """
+    try:
+        text = repr(value[: 4 * LONGEST]) if isinstance(value, (str, bytes)) else repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
+        text = f"a {type(value).__name__}"
+    half = (LONGEST - 5) // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[len(text) - LONGEST + 5 + half :]}"

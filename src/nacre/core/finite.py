@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import ranks, shards
 from .errors import NonFinite
 from .method import parts_of
 from .rows import Batch
@@ -59,9 +59,7 @@ class Guard:
         self.mode, self.site, self.place, self.events = mode, site, place, events
         self.undo = Undo(site) if mode == "skip" else None
         self.every = 1 if device.type == "cpu" else EVERY
-        self.bad = torch.zeros(
-            (), dtype=torch.long, device=device
-        )  # the first step whose loss was not finite; 0 = none
+        self.bad = torch.zeros((), dtype=torch.long, device=device)  # the first step of a bad loss; 0 = none
 
     def begin(self) -> None:
         """Before the forward pass of a step."""
@@ -77,11 +75,11 @@ class Guard:
             self.bad = torch.where((self.bad == 0) & ~loss.isfinite(), step, self.bad)
             return self._in_loss(loss, rows) if step % self.every == 0 else None
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
-        if bool(loss.isfinite() & finite(grads.values())):
+        if finite([loss, *grads.values()]):
             return None
-        if not bool(loss.isfinite()):
-            return Found(self._cause(rows), step)
-        return Found(f"the gradient of {first_of(grads)}", step)
+        if bool(loss.isfinite()):
+            return Found(f"the gradient of {first_of(grads)}", step)
+        return Found(self._cause(rows), step)
 
     def after_step(self) -> Found | None:
         """After the optimizer stepped."""
@@ -138,14 +136,15 @@ class Guard:
 
     def _in_weights(self) -> Found | None:
         weights = self.site.params
-        return None if bool(finite(weights.values())) else Found(f"the weight {first_of(weights)}", self.site.step)
+        return None if finite(weights.values()) else Found(f"the weight {first_of(weights)}", self.site.step)
 
     def _cause(self, rows: Sequence[Batch]) -> str:
         """What made a loss non-finite: a weight that is, the rows, or the loss itself."""
         if weight := first_of(self.site.params):
             return f"the weight {weight}"
         given = [x for batch in rows for x in (batch.x.values() if isinstance(batch.x, Mapping) else [batch.x])]
-        return "the loss" if bool(finite(x for x in given if x.is_floating_point())) else "the batch of rows"
+        sound = finite(x for x in given if x.is_floating_point())
+        return "the loss" if all(ranks.gathered(sound)) else "the batch of rows"
 
 
 class Undo:
@@ -185,30 +184,39 @@ class Undo:
 
     def _tensors(self) -> Iterator[tuple[Any, Tensor]]:
         for i, group in enumerate(self.optimizer.param_groups):
-            yield from (((i, k), p) for k, p in enumerate(group["params"]))
+            yield from (((i, k), shards.local(p)) for k, p in enumerate(group["params"]))
         for i, module in enumerate(self.modules):
             yield from module.named_buffers(str(i))
         for p, own in self.optimizer.state.items():
-            yield from (((p, k), v) for k, v in own.items() if isinstance(v, Tensor))
+            yield from (((p, k), shards.local(v)) for k, v in own.items() if isinstance(v, Tensor))
 
 
-def finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether every entry of every tensor is finite, as a bool () on their device: nothing is read back.
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every entry of every tensor is finite; waits for their device, and for the ranks that hold the other parts.
 
-    >>> finite([torch.ones(2), torch.tensor([1.0, -torch.inf])]), finite([])
-    (tensor(False), tensor(True))
+    >>> finite([torch.ones(2), torch.full((3,), 1e30)]), finite([torch.ones(2), torch.tensor([1.0, -torch.inf])])
+    (True, False)
     """
-    held = [t._values() if t.is_sparse else t.detach() for t in tensors]
-    held = [t for t in held if t.numel()]
+    given = list(tensors)
+    parts = [t._values() if t.is_sparse else shards.local(t).detach() for t in given]
+    good = _finite([t for t in parts if t.numel()])
+    if ranks.world() > 1 and any(map(shards.is_sharded, given)):
+        bad = torch.tensor(float(not good), device=parts[0].device)
+        ranks.total([bad])
+        good = not bool(bad)
+    return good
+
+
+def _finite(held: list[Tensor]) -> bool:
     if not held:
-        return torch.tensor(True)
-    largest = torch._foreach_norm(held, math.inf)  # NaN is the largest of all
-    return torch.stack([n.to(held[0].device) for n in largest]).isfinite().all()
+        return True
+    norms = torch.stack([n.to(held[0].device) for n in torch._foreach_norm(held)])  # the fastest pass over all entries
+    return bool(norms.isfinite().all()) or all(bool(t.isfinite().all()) for t in held)  # squares may overflow
 
 
 def first_of(named: Mapping[str, Tensor]) -> str:
     """The name of the first tensor with an entry that is not finite; empty where there is none."""
-    return next((n for n, t in named.items() if not bool(finite([t]))), "")
+    return next((n for n, t in named.items() if not finite([t])), "")
 
 
 def _own(values: dict[str, Any]) -> dict[str, Any]:

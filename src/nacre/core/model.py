@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import shards
-from .errors import BadData, BadSetting
+from .errors import BadData, BadModel, BadSetting
 from .rows import Batch
 
 WRAPPERS = {
@@ -45,7 +46,7 @@ def called(model: nn.Module) -> nn.Module:
         BadSetting: a wrapper that cannot be left out, or that flattens the weights.
     """
     while type(model).__name__ == "DistributedDataParallel":
-        model = model.module
+        model = getattr(model, WRAPPERS["DistributedDataParallel"])
     inner = model
     while (place := WRAPPERS.get(type(inner).__name__)) is not None:
         if type(inner).__name__ == "FullyShardedDataParallel":
@@ -93,10 +94,10 @@ class Outputs:
         """The features, (rows, width).
 
         Raises:
-            TypeError: the model gives none.
+            BadModel: the model gives none.
         """
         if self.features is None:
-            raise TypeError(
+            raise BadModel(
                 f"{who} reads features, but the model answers with logits only: let forward() return an object with "
                 ".logits and .features, or use nacre.backbones.Classifier(nacre.backbones.tapped(model, layer), head)"
             )
@@ -204,5 +205,6 @@ def fingerprint(model: nn.Module) -> str:
         if any(name == p or name.startswith(p + ".") for p in prefixes):
             continue
         digest.update(name.encode())
-        digest.update(shards.whole(t.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy())
+        bits: Any = shards.whole(t.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(bits)
     return digest.hexdigest()

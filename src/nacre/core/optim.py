@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,16 +52,18 @@ class MadeOptimizer:
                 raise UnknownName(f"setting of optimizer {self.name!r}", key, known)
         for group in self.groups:
             if not isinstance(group.get("match"), str):
-                raise BadSetting(f"an optimizer group needs match = a regular expression of parameter names: {group}")
+                raise BadSetting(
+                    f"an optimizer group needs match = a regular expression of parameter names, not {group}"
+                )
             try:
                 re.compile(group["match"])
             except re.error as error:
-                raise BadSetting(f"match = {group['match']!r} is no regular expression: {error}") from error
+                raise BadSetting(f"match = {group['match']!r} is no regular expression ({error}): repair it") from error
             for key in group.keys() - {"match"}:
                 if key not in known:
                     raise UnknownName(f"setting of optimizer {self.name!r}", key, known)
         for lr in (self.lr, *(g.get("lr", self.lr) for g in self.groups)):
-            if isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr < 0:
+            if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
                 raise BadSetting(f"a learning rate is a number of at least 0, not {lr!r}")
 
     def __call__(self, params: dict[str, nn.Parameter]) -> Optimizer:
@@ -76,7 +79,8 @@ class MadeOptimizer:
             mine = {n: p for n, p in left.items() if re.search(group["match"], n)}
             if not mine:
                 raise BadSetting(
-                    f"the optimizer group {group['match']!r} matches no parameter of {sorted(params)[:6]} ..."
+                    f"the optimizer group {group['match']!r} matches no parameter of {sorted(params)[:6]} ...: name a "
+                    "part of one"
                 )
             left = {n: p for n, p in left.items() if n not in mine}
             groups.append({"params": list(mine.values()), **{k: v for k, v in group.items() if k != "match"}})

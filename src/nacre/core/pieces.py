@@ -7,6 +7,7 @@ is a function of its number, so a run does not depend on who worked on which.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -43,11 +44,11 @@ def cut(rows: Rows, step: Tensor, accumulate: int, device: torch.device | str, t
         together: Whether the ranks must call the model equally often. A rank with fewer pieces then gets the first row of the
             step as further ones, of no share; else one without any gets an empty piece.
     """
+    if accumulate == ranks.world() == 1:
+        return [rows.take(step).to(device)]
     counts = sizes(len(step), accumulate)
     mine, low = counts[ranks.rank()], sum(map(sum, counts[: ranks.rank()]))
     own = rows.take(step[low : low + sum(mine)]).to(device)
-    if counts == [[len(step)]]:
-        return [own]
     number, pieces = ranks.rank() * accumulate, tuple(map(len, counts))
     found, at = [], 0
     for k, n in enumerate(mine):
@@ -63,13 +64,14 @@ def cut(rows: Rows, step: Tensor, accumulate: int, device: torch.device | str, t
     return found
 
 
-def exchanged(seen: list[Seen]) -> list[Seen]:
+def exchanged(seen: list[Seen], device: torch.device) -> list[Seen]:
     """The pieces of all ranks with their answers, in one order, the same on every rank."""
     if ranks.world() == 1:
         return seen
-    met = ranks.gathered([[_plain(batch), _plain(out)] for batch, out in seen])
+    met = ranks.gathered([[_plain(batch), _plain(out)] for batch, out in seen], device)
     return [(Batch(**batch), Outputs(**out)) for of_rank in met for batch, out in of_rank]
 
 
 def _plain(part: Batch | Outputs) -> dict[str, Any]:
-    return {f.name: getattr(part, f.name) for f in fields(part) if f.name != "cut"}
+    held = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "cut"}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in held.items()}

@@ -7,12 +7,12 @@ answers at once and for one rank.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import blake2b
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -20,17 +20,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import BadSetting, LostRank
+from .packed import packed, unpacked
 
 _BUCKET = 1 << 22  # entries that travel at once
-_ALIGN = 16  # bytes: where a tensor may begin among others
 _INTS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers as wide as an entry, by its bytes
 _apart = 0  # how many `apart()` blocks we are inside
 
 
 def world() -> int:
     """How many ranks work together; 1 without an initialised process group."""
-    grouped = not _apart and dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if grouped else 1
+    return dist.get_world_size() if not _apart and grouped() else 1
+
+
+def grouped() -> bool:
+    """Whether this process belongs to a group at all, inside `apart()` too."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
@@ -58,14 +62,14 @@ def apart() -> Iterator[None]:
 def joined(minutes: float = 30.0) -> Iterator[None]:
     """Inside, the processes that a launcher started (`torchrun` and others) work together.
 
-    Does nothing where the launcher's variables RANK and WORLD_SIZE are not set, or a group is there already. With a GPU for
-    each process of the machine the group speaks NCCL, else Gloo.
+    Does nothing where the launcher's variables RANK and WORLD_SIZE are not set, or a group is there already. The group
+    speaks Gloo, and NCCL among GPUs where there is one for each process of the machine.
 
     Args:
         minutes: How long a rank waits for the others before it gives up.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ
-    if alone or not dist.is_available() or dist.is_initialized():
+    if alone or not dist.is_available() or grouped():
         yield
         return
     here = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
@@ -73,7 +77,7 @@ def joined(minutes: float = 30.0) -> Iterator[None]:
     each = 0 < int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) <= gpus
     if each:
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if each else "gloo", timeout=timedelta(minutes=minutes))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if each else "gloo", timeout=timedelta(minutes=minutes))
     try:
         yield
     finally:
@@ -115,26 +119,28 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def gathered(tree: Any) -> list[Any]:
+def gathered(tree: Any, device: torch.device | str = "cpu") -> list[Any]:
     """Every rank's tree, in the order of the ranks; they may differ in structure, shapes and types.
 
     Args:
-        tree: Tensors, numbers, strings, None, and lists or str-keyed dicts of these.
+        tree: Tensors, numbers, strings, None, and lists, tuples or dicts of these.
+        device: Where it had best travel, the same kind on all ranks.
     """
     if world() == 1:
         return [tree]
-    device = _device()
-    tensors: list[Tensor] = []
-    skeleton = torch.frombuffer(bytearray(json.dumps(_skeleton(tree, tensors)).encode()), dtype=torch.uint8)
-    payload = torch.cat([_aligned(skeleton).to(device), *(_aligned(_bytes(t)).to(device) for t in tensors)])
-    sizes: list[list[int]] = [t.tolist() for t in _from_all(torch.tensor([len(skeleton), len(payload)], device=device))]
+    payload, text = packed(tree, _road(device))
+    sizes: list[list[int]] = [
+        t.tolist() for t in _from_all(payload.new_tensor([text, len(payload)], dtype=torch.int64))
+    ]
     room = max(size for _, size in sizes)
     everything = _from_all(torch.nn.functional.pad(payload, (0, room - len(payload))))
-    trees: list[Any] = []
-    for held, (text, _) in zip(everything, sizes, strict=True):
-        head = json.loads(bytes(held[:text].tolist()))
-        trees.append(_filled(head, _Cursor(held, text + -text % _ALIGN)))
-    return trees
+    return [unpacked(held, text) for held, (text, _) in zip(everything, sizes, strict=True)]
+
+
+def in_turn(pieces: list[Any], device: torch.device | str = "cpu") -> list[Any]:
+    """What the ranks made of their `share_of` something, in the order of the whole."""
+    turns = zip_longest(*gathered([[piece] for piece in pieces], device))
+    return [piece[0] for turn in turns for piece in turn if piece is not None]
 
 
 def told(value: Any) -> Any:
@@ -153,16 +159,14 @@ def differing(tree: Any) -> list[str]:
         return []
     leaves = dict(_leaves(tree, ""))
     sums = [_digest(value) for value in leaves.values()]
-    held = gathered(
-        {"paths": "\n".join(leaves), "sums": torch.stack([s.to(_device()) for s in sums]) if sums else None}
-    )
+    held = gathered({"paths": "\n".join(leaves), "sums": torch.stack([s.cpu() for s in sums]) if sums else None})
     mine = held[rank()]
     if any(other["paths"] != mine["paths"] for other in held):
         known = [set(other["paths"].split("\n")) for other in held]
         return sorted(set.union(*known) - set.intersection(*known)) or ["the order of what is kept"]
     if not sums:
         return []
-    together = torch.stack([other["sums"].cpu() for other in held])
+    together = torch.stack([other["sums"] for other in held])
     return [path for path, same in zip(leaves, (together == together[0]).all(0).tolist(), strict=True) if not same]
 
 
@@ -174,9 +178,12 @@ def _from_all(t: Tensor) -> list[Tensor]:
     return found
 
 
-def _device() -> torch.device:
-    """Where what travels must lie."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+def _road(asked: torch.device | str) -> torch.device:
+    """Where what travels lies: as asked, as far as the group speaks it."""
+    spoken = dist.get_backend_config()  # such as "cpu:gloo,cuda:nccl"
+    if "nccl" in spoken and (torch.device(asked).type == "cuda" or "gloo" not in spoken):
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 @contextmanager
@@ -219,53 +226,6 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
         held.append(t)
         last[t.dtype, t.device] = held, size + t.numel()
     return found
-
-
-def _skeleton(value: Any, tensors: list[Tensor]) -> Any:
-    """A tree as plain JSON; its tensors are counted in the order of their places."""
-    match value:
-        case Tensor():
-            tensors.append(value)
-            return {"tensor": [str(value.dtype).removeprefix("torch."), list(value.shape), str(value.device.type)]}
-        case Mapping():
-            return {"dict": [[k, _skeleton(v, tensors)] for k, v in value.items()]}
-        case list() | tuple():
-            return [_skeleton(v, tensors) for v in value]
-        case bool() | int() | float() | str() | None:
-            return value
-    raise TypeError(f"ranks exchange tensors and plain values, no {type(value).__name__}")
-
-
-class _Cursor:
-    """Takes tensors out of a row of bytes, one after the other."""
-
-    def __init__(self, held: Tensor, at: int):
-        self.held, self.at = held, at
-
-    def take(self, dtype: torch.dtype, shape: list[int], kind: str) -> Tensor:
-        size = torch.Size(shape).numel() * dtype.itemsize
-        found = self.held[self.at : self.at + size].clone().view(dtype).view(shape)
-        self.at += size + -size % _ALIGN
-        return found.to(torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else kind)
-
-
-def _filled(saved: Any, cursor: _Cursor) -> Any:
-    match saved:
-        case {"tensor": [dtype, shape, kind]}:
-            return cursor.take(getattr(torch, dtype), shape, kind)
-        case {"dict": items}:
-            return {k: _filled(v, cursor) for k, v in items}
-        case list():
-            return [_filled(v, cursor) for v in saved]
-    return saved
-
-
-def _bytes(t: Tensor) -> Tensor:
-    return t.detach().reshape(-1).contiguous().view(torch.uint8)
-
-
-def _aligned(flat: Tensor) -> Tensor:
-    return torch.nn.functional.pad(flat, (0, -len(flat) % _ALIGN))
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,9 @@ def check_labels(task: Task, batch: Batch) -> None:
     if known and batch.y.ndim == 1 and not batch.y.is_floating_point() and len(batch):
         strange = sorted(set(batch.y[batch.own()].tolist()) - set(known))
         if strange:
-            raise BadData(f"task {task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}")
+            raise BadData(
+                f"task {task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}: name them all"
+            )
 
 
 def check_width(task: Task, out: Outputs, batch: Batch) -> None:

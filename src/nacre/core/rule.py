@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .errors import BadSetting, BadStep, BadUse
 from .kept import Kept
 from .model import bare
-from .shards import local, norm
+from .shards import explained, local, norm
 from .state import Stateful, Tensors
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Site:
         optimizer: The optimizer that steps.
         params: What the optimizer holds, by name; trainable parts of methods read `parts.<Method>.<name>`.
         rule: The whole composition.
-        step: How many steps of this stage took effect.
+        step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
         task: What is being learned, as methods are given it; None where a rule is attached to a loop of somebody's own.
     """
@@ -125,8 +126,8 @@ def attached(rule: Rule, optimizer: Optimizer, model: nn.Module) -> Iterator[Sit
         model: The model, wrapped or not.
 
     Raises:
-        TypeError: `rule` is a method that also speaks hooks which only a Drive calls, or another rule is attached already.
-        ValueError: the optimizer holds a parameter that `model` does not name.
+        BadUse: `rule` is a method that also speaks hooks which only a Drive calls, or another rule is attached already.
+        BadSetting: the optimizer holds a parameter that `model` does not name.
 
     Example:
         >>> from nacre.rules import Rest
@@ -139,9 +140,8 @@ def attached(rule: Rule, optimizer: Optimizer, model: nn.Module) -> Iterator[Sit
         >>> torch.equal(model.weight, before)
         True
     """
-    unheard = [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]
-    if unheard:
-        raise TypeError(
+    if unheard := [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]:
+        raise BadUse(
             f"{type(rule).__name__} also speaks {', '.join(unheard)}: attached() would leave them silent; use nacre.Drive"
         )
     with hooked(rule, optimizer, model, dict(bare(model).named_parameters())) as site:
@@ -154,14 +154,14 @@ def hooked(
 ) -> Iterator[Site]:
     """`attached` without the refusal of methods: for drivers, which call the other hooks."""
     if optimizer in _ATTACHED:
-        raise TypeError(
+        raise BadUse(
             "a rule is attached to this optimizer already, and of two the last would undo the other's rest: "
             "compose them with nacre.compose(...) and attach once"
         )
     name_of = {id(p): n for n, p in named.items()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if nameless := [tuple(p.shape) for p in held if id(p) not in name_of]:
-        raise ValueError(
+        raise BadSetting(
             f"the optimizer holds parameters that the model does not name, of shape {nameless[:3]}: was it made from a "
             "wrapper that flattens, from another model, or before prepare() added or grow() replaced a module?"
         )
@@ -199,11 +199,10 @@ class _Shaper:
         if self.depth > 1:
             return None
         if getattr(optimizer, "grad_scale", None) is not None:
-            raise RuntimeError(
+            raise BadStep(
                 "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        found_inf = getattr(optimizer, "found_inf", None)
-        self.site.took_effect = found_inf is None or not bool(found_inf)
+        self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
         if not self.site.took_effect:
             return None
         self._keep_old()
@@ -229,9 +228,10 @@ class _Shaper:
             return
         if self.weights_shaped:
             new = {n: p.data for n, p in self.site.params.items()}
-            for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
-                if weight is not new[n]:
-                    new[n].copy_(weight)
+            with explained(self.rule):
+                for n, weight in self.rule.shape_weights(dict(new), self.old, self.site).items():
+                    if weight is not new[n]:
+                        new[n].copy_(weight)
         if self.old and not self.checked:
             _refuse_unknown_copies(optimizer, self.site, self.old)
             self.checked = True
@@ -242,9 +242,10 @@ class _Shaper:
 
     def _shape_grads(self) -> None:
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}
-        for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
-            if grad is not grads[n]:
-                self.site.params[n].grad = grad
+        with explained(self.rule):
+            for n, grad in self.rule.shape_grads(dict(grads), self.site).items():
+                if grad is not grads[n]:
+                    self.site.params[n].grad = grad
 
     def _keep_old(self) -> None:
         """Copy what will be put back or asked for; only tensors that a rule touches at this step."""
@@ -298,7 +299,7 @@ def _refuse_unknown_copies(optimizer: Optimizer, site: Site, old: Tensors) -> No
             if alike and key not in COPIES and size > 0:
                 near.setdefault(key, []).append(bool(norm(value.float() - weight.float()) < 0.5 * size))
     for key in (k for k, found in near.items() if all(found)):
-        raise RuntimeError(
+        raise BadStep(
             f"{type(optimizer).__name__} keeps a copy of the weights in state[{key!r}]; rest would be undone through it. If "
             f"it is one, add {key!r} to nacre.core.rule.COPIES, and it will rest too"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -141,8 +142,29 @@ def gradients(loss: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor | Non
     return found
 
 
+@contextmanager
+def explained(who: Any) -> Iterator[None]:
+    """What mixes whole tensors with parts of them inside is refused by name.
+
+    Raises:
+        BadSetting: it does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "mixed torch.Tensor and DTensor" not in str(error):
+            raise
+        name = " and ".join(type(m).__name__ for m in getattr(who, "members", (who,)))
+        raise BadSetting(
+            f"{name} mixes whole tensors with weights of which each rank holds a part: read what is kept for each weight "
+            "through nacre.core.state.grown(kept, weight), or train without fully_shard"
+        ) from error
+
+
 def resharded(model: nn.Module) -> bool:
     """Give up whole weights that a forward pass gathered, so that parameters are the parts again; whether there are any."""
+    if not ranks.grouped():
+        return False
     found = False
     for module in _sharding(model):
         module.reshard()

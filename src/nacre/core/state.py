@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import field, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
-from .errors import BadCheckpoint, BadSetting, UnknownName
+from .errors import BadCheckpoint, BadSetting, BadUse, UnknownName
 from .shards import part_of
 
 Tensors = dict[str, Tensor]
@@ -82,6 +83,13 @@ class Stateful:
                 f"{type(self).__name__} keeps {sorted(self._kept())}, the checkpoint has {sorted(saved)}: "
                 "was it written by the same version and the same composition?"
             )
+        kinds = _hints(type(self))
+        for name, value in saved.items():
+            if not _fits(value, kinds.get(name)):
+                raise BadCheckpoint(
+                    f"{type(self).__name__}.{name} is not what the checkpoint has there, {str(value)[:60]!r} "
+                    f"({type(value).__name__}): was it written by another version, or by hand?"
+                )
         for f in fields(self):
             if f.metadata.get("kind") == "scratch":
                 assert callable(f.default_factory)
@@ -98,6 +106,12 @@ def settings(part: Any) -> dict[str, Any]:
     {'capacity': 50, 'seed': 0}
     """
     return {f.name: _plain(getattr(part, f.name)) for f in fields(part) if f.init}
+
+
+def called(kind: type) -> str:
+    """What a config calls a class: its name, and `module:Class` for one of somebody else's."""
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def check_settings(part: Any) -> None:
@@ -133,10 +147,26 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
     others = len(hints) - len(plain) - any(get_origin(h) is Literal for h in hints)
     if others or value in choices:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadSetting(f"{name} is a finite number, not {value!r}")
     kinds = (*plain, int) if float in plain else tuple(plain)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in plain):
         words = ["None" if h is NoneType else h.__name__ for h in plain] + list(map(repr, choices))
         raise BadSetting(f"{name} is {' or '.join(words)}, not {value!r} ({type(value).__name__})")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a saved value is of the kind that its field is annotated with; parts say themselves what they take."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, h) for h in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in cast("list[Any]", value))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, inner[1]) for v in cast("dict[Any, Any]", value).values())
+    if hint in (bool, int, float, str, NoneType):
+        return type(value) is hint or (hint is float and type(value) is int)
+    return isinstance(value, Tensor) if hint is Tensor else True
 
 
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:
@@ -163,7 +193,7 @@ def grown(kept: Tensor, like: Tensor, fill: float = 0) -> Tensor:
     if kept.ndim == 0 or kept.shape == like.shape:
         return part_of(kept, like)
     if kept.shape[1:] != like.shape[1:] or len(kept) > len(like):
-        raise ValueError(
+        raise BadUse(
             f"a kept tensor of shape {tuple(kept.shape)} does not grow into {tuple(like.shape)}: only rows are added"
         )
     return part_of(torch.cat([kept, kept.new_full((len(like) - len(kept), *kept.shape[1:]), fill)]), like)
@@ -188,7 +218,7 @@ def _holds_parts(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Stateful):
-        return {"name": type(value).__name__, **settings(value)}
+        return {"name": called(type(value)), **settings(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return settings(value)
     if isinstance(value, (tuple, list)):
@@ -212,7 +242,7 @@ def _saved(value: Any, path: str) -> Any:
             return [_saved(v, f"{path}[{i}]") for i, v in enumerate(value)]
         case dict() if all(isinstance(k, str) for k in value):
             return {k: _saved(v, f"{path}[{k!r}]") for k, v in value.items()}
-    raise TypeError(
+    raise BadUse(
         f"{path} is a {type(value).__name__}; state is a Tensor, number, string, None, Stateful, or a list or str-keyed "
         "dict of these (what can be derived again belongs in a scratch() field)"
     )

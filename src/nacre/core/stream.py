@@ -104,7 +104,7 @@ class Joined:
 
     def __getitem__(self, index: int) -> Experience:
         if index:
-            raise IndexError(index)
+            raise IndexError(f"a joined stream has one experience, 0, not {index}")
         met: Sequence[Experience] = list(experiences(self.stream))
         rows = tuple(e.task.train for e in met if e.task.train is not None)
         classes = tuple(sorted({c for e in met for c in e.task.classes}))

@@ -1,10 +1,14 @@
-"""Data: named sources, files and arrays as checked rows, and augmentation of whole batches."""
+"""Data: named sources, files, folders and arrays as checked rows, and augmentation of whole batches."""
 
 from .augment import AUGMENTS, Compose, Flip, Jitter, Shift, augmentation
 from .glyphs import stream_glyphs
 from .idx import read_idx
+from .images import read_picture
 from .loading import SOURCES, load
+from .npz import read_npy, read_npz
 from .source import Source, check_inputs, digest
+from .tables import Table, read_tables
+from .texts import TextRows
 
 __all__ = [
     "AUGMENTS",
@@ -14,10 +18,16 @@ __all__ = [
     "Jitter",
     "Shift",
     "Source",
+    "Table",
+    "TextRows",
     "augmentation",
     "check_inputs",
     "digest",
     "load",
     "read_idx",
+    "read_npy",
+    "read_npz",
+    "read_picture",
+    "read_tables",
     "stream_glyphs",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.dice import dice
-from ..core.errors import BadData, BadSetting
-from ..core.rows import TensorRows
+from ..core.errors import BadData
+from .npz import read_npz
 from .source import Source
+from .splitting import Part, source_of
 
 FOUR, TWO = ("x_train", "y_train", "x_test", "y_test"), ("x", "y")
 
@@ -30,13 +28,7 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
         BadData: other keys, or arrays that `Source` refuses.
         BadSetting: `test_share` is not between 0 and 1.
     """
-    keys = tuple(str(k) for k in arrays)
-    held = FOUR if set(FOUR) <= set(keys) else TWO if set(TWO) <= set(keys) else ()
-    if not held:
-        raise BadData(
-            f"{name} has the arrays {', '.join(keys) or 'none'}: name them {', '.join(FOUR)}, or {', '.join(TWO)} to have "
-            "them split"
-        )
+    held = _held(name, [str(key) for key in arrays])
     done = [note] if note else []
     x = [_pictures(f"{name}, {key}", arrays[key], done) for key in held if key.startswith("x")]
     y, classes = _labels(name, [arrays[key] for key in held if key.startswith("y")], arrays.get("classes"))
@@ -45,11 +37,8 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
             raise BadData(
                 f"{name}: {key} has {len(inputs)} rows, its labels {len(labels)}: give one label for each row"
             )
-    if held == TWO:
-        train, test = _split(name, y[0], seed, test_share)
-        done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
-        x, y = [x[0][train], x[0][test]], [y[0][train], y[0][test]]
-    return Source(name, TensorRows(x[0], y[0]), TensorRows(x[1], y[1]), classes, note="; ".join(dict.fromkeys(done)))
+    parts: dict[str, Part] = dict(zip(("train", "test"), map(Part, x, y), strict=False))
+    return source_of(name, parts, classes, seed, test_share, done)
 
 
 def from_npz(path: Path, seed: int, test_share: float) -> Source:
@@ -58,29 +47,29 @@ def from_npz(path: Path, seed: int, test_share: float) -> Source:
     Raises:
         BadData: no .npz file, arrays of Python objects, or arrays that `from_arrays` refuses.
     """
-    try:
-        with path.open("rb") as file:
-            stored: Any = np.load(file, allow_pickle=False)
-            if not isinstance(stored, Mapping):
-                raise BadData(f"{path} holds one array, not several: write it with numpy.savez(path, x_train=..., ...)")
-            arrays = {str(key): stored[key] for key in stored}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+
+    def wanted(names: list[str]) -> list[str]:
+        return [*_held(str(path), names), *(["classes"] if "classes" in names else [])]
+
+    return from_arrays(read_npz(path, wanted), path.stem, seed, test_share)
+
+
+def _held(name: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """Which of the known arrays there are."""
+    held = FOUR if set(FOUR) <= set(keys) else TWO if set(TWO) <= set(keys) else ()
+    if not held:
+        listed = ", ".join(keys[:10]) + (", ..." if len(keys) > 10 else "")
         raise BadData(
-            f"{path} cannot be read as .npz ({error}): write it with numpy.savez(path, x_train=..., ...)"
-        ) from error
-    except ValueError as error:
-        if isinstance(error, BadData):
-            raise
-        raise BadData(
-            f"{path} holds pickled Python objects, or is no .npz file ({error}); pickles are not read: save plain arrays of "
-            "numbers or text with numpy.savez"
-        ) from error
-    return from_arrays(arrays, path.stem, seed, test_share)
+            f"{name} has the arrays {listed or 'none'}: name them {', '.join(FOUR)}, or {', '.join(TWO)} to have them split"
+        )
+    return held
 
 
 def _pictures(what: str, given: Any, done: list[str]) -> Tensor:
     """A tensor of pictures or vectors, channels first."""
     x = _tensor(what, given)
+    if not x.ndim:
+        raise BadData(f"{what} is one number, not an array of rows: give pictures or vectors, a row each")
     if x.ndim == 3:
         done.append("pictures without channels are taken as grey")
         return x[:, None]
@@ -101,7 +90,7 @@ def _tensor(what: str, given: Any) -> Tensor:
 
 def _labels(name: str, given: list[Any], named: Any) -> tuple[list[Tensor], tuple[str, ...]]:
     """Labels numbered from 0 without gaps, and the names of the classes."""
-    arrays = [np.asarray(g.detach().cpu() if isinstance(g, Tensor) else g) for g in given]
+    arrays = [_array(name, g) for g in given]
     for y in arrays:
         if y.ndim != 1:
             raise BadData(
@@ -123,8 +112,15 @@ def _labels(name: str, given: list[Any], named: Any) -> tuple[list[Tensor], tupl
     return numbered, tuple(map(_text, known))
 
 
+def _array(name: str, given: Any) -> Any:
+    try:
+        return np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (TypeError, ValueError) as error:
+        raise BadData(f"{name}: labels are no array ({error}): give one whole number or name a row") from error
+
+
 def _names(name: str, named: Any) -> list[Any]:
-    found = np.asarray(named)
+    found = _array(name, named)
     if found.ndim != 1:
         raise BadData(f"{name}: classes is a list of names, one for each label, not an array of shape {found.shape}")
     return list(found)
@@ -145,21 +141,3 @@ def _numbered(name: str, y: Any, classes: tuple[str, ...]) -> Tensor:
 
 def _text(name: Any) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-
-
-def _split(name: str, y: Tensor, seed: int, share: float) -> tuple[Tensor, Tensor]:
-    """Positions for training and testing: of each class `share` of its rows, at least one for each."""
-    if not 0 < share < 1:
-        raise BadSetting(f"test_share is the part of the rows kept for testing, between 0 and 1, not {share!r}")
-    train, test = [], []
-    for c in y.unique().tolist():
-        rows = (y == c).nonzero().flatten()
-        if len(rows) < 2:
-            raise BadData(f"{name}: class {c} has one row, so it cannot be trained and tested: give x_train and x_test")
-        rows = rows[torch.randperm(len(rows), generator=dice(seed, "test", c))]
-        held = min(max(1, int(len(rows) * share + 0.5)), len(rows) - 1)
-        test.append(rows[:held])
-        train.append(rows[held:])
-    if not train:
-        raise BadData(f"{name}: there are no rows: give at least two of each class")
-    return torch.cat(train).sort().values, torch.cat(test).sort().values

@@ -115,7 +115,7 @@ def stream_glyphs(seed: int = 0, train_per_class: int = 60, test_per_class: int 
 
     Raises:
         BadSetting: A class would have no picture.
-        ImportError: matplotlib or Pillow is missing.
+        BadData: the fonts of matplotlib are missing.
 
     Example:
         >>> data = stream_glyphs(seed=0, train_per_class=3, test_per_class=1)
@@ -263,7 +263,7 @@ def font(face: int) -> Any:
     home = Path(next(iter(spec.submodule_search_locations or ()), "")) if spec else Path()
     path = home / "mpl-data" / "fonts" / "ttf" / f"{FACES[face]}.ttf"
     if not path.is_file():
-        raise ImportError(
+        raise BadData(
             f"glyphs are drawn by Pillow from the fonts that come with matplotlib, and {path.name} is missing: "
             "pip install matplotlib (it brings Pillow), or reinstall it"
         )

@@ -6,16 +6,15 @@ follows as a big-endian 32-bit number.
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core.errors import BadData
+from ..core.files import contents, path_of
 
 UINT8 = 8
 NAMES = {  # what a folder must hold: by part, every spelling in use
@@ -32,13 +31,8 @@ def read_idx(path: str | Path) -> Tensor:
     Raises:
         BadData: no idx file, numbers of another type, or fewer or more bytes than its dimensions say.
     """
-    path = Path(path)
-    raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise BadData(f"{path} is a broken gzip file ({error}): fetch it again") from error
+    path = path_of(path)
+    raw = contents(path, "an idx file", "is it the right file?")
     if len(raw) < 4 or raw[:2] != b"\0\0":
         raise BadData(
             f"{path} is no idx file: it begins with {raw[:4].hex() or 'nothing'}, not 0000: is it the right file?"
@@ -59,8 +53,13 @@ def read_idx(path: str | Path) -> Tensor:
             f"{len(raw) - begin} follow: fetch it again"
         )
     if not math.prod(shape):
-        return torch.empty(shape, dtype=torch.uint8)
+        raise BadData(f"{path} holds nothing: its header says {' x '.join(map(str, shape))}: is it the right file?")
     return torch.frombuffer(bytearray(raw[begin:]), dtype=torch.uint8).view(shape)
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether a folder holds any of the files of MNIST."""
+    return any(_find(folder, names) for names in NAMES.values())
 
 
 def read_idx_folder(folder: Path) -> dict[str, Tensor]:
@@ -87,7 +86,7 @@ def read_idx_folder(folder: Path) -> dict[str, Tensor]:
         if len(x) != len(y):
             raise BadData(
                 f"{found[f'x_{which}']} holds {len(x)} images, {found[f'y_{which}']} {len(y)} labels: "
-                "they do not belong together"
+                "they do not belong together, fetch both again"
             )
         parts[f"x_{which}"], parts[f"y_{which}"] = x[:, None], y.long()
     return parts

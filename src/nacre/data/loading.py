@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..core.dice import dice
-from ..core.errors import BadData, UnknownName
+from ..core.errors import BadData, BadSetting, UnknownName, shown
+from ..core.files import path_of, reading
 from ..core.rows import TensorRows
 from .arrays import FOUR, TWO, from_arrays, from_npz
-from .idx import read_idx_folder
+from .columns import from_tables
+from .idx import is_idx_folder, read_idx_folder
+from .images import from_picture_folder, is_picture_folder
 from .source import Source
+from .tables import Table, form_of, joined, listed, part_of, read_tables
 
 
 def glyphs(seed: int = 0) -> Source:
@@ -46,57 +50,135 @@ SOURCES: dict[str, Callable[[int], Source]] = {"glyphs": glyphs, "digits": digit
 """The data that need no download, by name; each is made by a seed."""
 
 
-def load(source: Any, *, seed: int = 0, test_share: float = 0.2) -> Source:
+NAMES_OF_GROUPS = ("groups.json", "domains.json")
+"""Files that say which classes belong together, beside a table."""
+
+UNDERSTOOD = (
+    "a folder of MNIST-format files, one with a folder of pictures for each class, one with the tables train.csv and test.csv "
+    "(or .tsv, .json, .jsonl, .parquet), such a table, or a .npz file"
+)
+
+
+def load(
+    source: Any,
+    *,
+    seed: int = 0,
+    test_share: float = 0.2,
+    text: str | None = None,
+    label: str | None = None,
+    size: int | Sequence[int] | None = None,
+) -> Source:
     """Data from a name, a folder, a file or arrays.
 
     Args:
-        source: A name in `SOURCES`; a folder of MNIST-format files; a `.npz` file or a mapping with the arrays x_train,
-            y_train, x_test and y_test (or x and y); a tuple of such arrays in that order; or a `Source`.
+        source: A name in `SOURCES`; a folder of MNIST-format files; a folder of pictures, `CLASS/...` or `train/CLASS/...`
+            and `test/CLASS/...`; a table (.csv, .tsv, .json, .jsonl, .parquet) or a folder of the tables `train` and `test`;
+            a `.npz` file or a mapping with the arrays x_train, y_train, x_test and y_test (or x and y); a tuple of such
+            arrays in that order; or a `Source`.
         seed: Draws the embedded data, and the split where there is no test set.
         test_share: The part of each class that is kept for testing where there is no test set.
+        text: Of tables: the column of the texts; None goes by the names of columns.
+        label: Of tables: the column of the labels; None goes by the names of columns.
+        size: Of pictures: the side, or (height, width), that they are stretched to; None: they must be of one size.
 
     Raises:
-        UnknownName: no data have that name; the nearest is named.
+        UnknownName: no data, or no column, have that name; the nearest is named.
         BadData: nothing at that path, or data that cannot be learned from.
-        BadSetting: `test_share` is not between 0 and 1.
+        BadSetting: `test_share` is not between 0 and 1, or something is said that these data do not read.
+        MissingExtra: a Parquet file, and pyarrow is not installed.
 
     >>> x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 4
     >>> data = load((x, y), test_share=0.25)
     >>> len(data.train), len(data.test), data.classes
     (28, 12, ('0', '1', '2', '3'))
     """
+    said = {"text": text, "label": label, "size": size}
+    if isinstance(source, (str, os.PathLike)) and source not in SOURCES:
+        return _at_path(source, seed, test_share, {name: value for name, value in said.items() if value is not None})
+    _refuse(said, "these data")
     if isinstance(source, Source):
         return source
+    if isinstance(source, str):
+        return SOURCES[source](seed)
     if isinstance(source, Mapping):
         return from_arrays(source, "arrays", seed, test_share)
-    if isinstance(source, (tuple, list)):
-        keys = {4: FOUR, 2: TWO}.get(len(source))
-        if keys is None:
-            raise BadData(
-                f"{len(source)} arrays were given: give ({', '.join(FOUR)}), or ({', '.join(TWO)}) to have them split"
-            )
-        return from_arrays(dict(zip(keys, source, strict=True)), "arrays", seed, test_share)
-    if not isinstance(source, (str, os.PathLike)):
-        raise BadData(f"data are given as a name, a path, arrays or a Source, not as {type(source).__name__}")
-    if isinstance(source, str) and source in SOURCES:
-        return SOURCES[source](seed)
-    return _at_path(source, seed, test_share)
+    if not isinstance(source, (tuple, list)):
+        raise BadData(
+            f"data are given as a name, a path, arrays or a Source, not as {type(source).__name__}: give ({', '.join(TWO)})"
+        )
+    keys = {4: FOUR, 2: TWO}.get(len(source))
+    if keys is None:
+        raise BadData(
+            f"{len(source)} arrays were given: give ({', '.join(FOUR)}), or ({', '.join(TWO)}) to have them split"
+        )
+    return from_arrays(dict(zip(keys, source, strict=True)), "arrays", seed, test_share)
 
 
-def _at_path(source: str | os.PathLike[str], seed: int, test_share: float) -> Source:
-    path = Path(source).expanduser()
+def _at_path(source: str | os.PathLike[str], seed: int, test_share: float, said: dict[str, Any]) -> Source:
+    path, given = path_of(source), os.fspath(source)
     if path.is_dir():
-        return from_arrays(read_idx_folder(path), path.resolve().name, seed, test_share, "MNIST-format files")
+        with reading(path, "a folder", "may you read it?"):
+            return _in_folder(path, seed, test_share, said)
     if path.is_file():
-        if path.suffix != ".npz":
-            raise BadData(
-                f"{path} is a {path.suffix or 'nameless'} file: give a .npz file, or the folder of MNIST-format files"
-            )
-        return from_npz(path, seed, test_share)
-    text = os.fspath(source)
-    if isinstance(source, str) and not path.suffix and not any(s in text for s in ("/", os.sep, "~")):
-        raise UnknownName("data", text, SOURCES)
+        if path.suffix == ".npz":
+            _refuse(said, str(path))
+            return from_npz(path, seed, test_share)
+        if form_of(path):
+            _refuse(said, str(path), "text", "label")
+            return from_tables(read_tables(path), Path(path.name.removesuffix(".gz")).stem, seed, test_share, **said)
+        raise BadData(f"{path} is a {path.suffix or 'nameless'} file: give {UNDERSTOOD}")
+    if isinstance(source, str) and not path.suffix and not any(s in given for s in ("/", os.sep, "~")):
+        raise UnknownName("data", given, SOURCES)
     raise BadData(
-        f"there is nothing at {text!r} (looked for {path.absolute()}): give one of {', '.join(SOURCES)}, a folder of "
-        "MNIST-format files, or a .npz file"
+        f"there is nothing at {shown(given)} (looked for {path.absolute()}): give one of {', '.join(SOURCES)}, {UNDERSTOOD}"
     )
+
+
+def _in_folder(folder: Path, seed: int, test_share: float, said: dict[str, Any]) -> Source:
+    """The data in a folder: what lies there says of which kind they are."""
+    name = folder.resolve().name
+    if is_idx_folder(folder):
+        _refuse(said, str(folder))
+        return from_arrays(read_idx_folder(folder), name, seed, test_share, "MNIST-format files")
+    groups = next((folder / n for n in NAMES_OF_GROUPS if (folder / n).is_file()), None)
+    files = sorted(p for p in folder.iterdir() if p.is_file() and form_of(p) and p != groups)
+    tables = [p for p in files if part_of(_stem(p))]
+    if any(part_of(_stem(p)) == "train" for p in tables):
+        _refuse(said, str(folder), "text", "label")
+        return from_tables(_tables_in(tables), name, seed, test_share, groups=groups, **said)
+    if is_picture_folder(folder):
+        _refuse(said, str(folder), "size")
+        return from_picture_folder(folder, seed, test_share, **said)
+    if len(files) == 1:
+        _refuse(said, str(folder), "text", "label")
+        return from_tables(read_tables(files[0]), name, seed, test_share, groups=groups, **said)
+    here = listed(sorted(p.name for p in folder.iterdir()))
+    raise BadData(f"{folder} holds {here}, which is none of what is read: give {UNDERSTOOD}")
+
+
+def _tables_in(files: list[Path]) -> dict[str, Table]:
+    """The parts that files are, each in one file or in several numbered ones."""
+    parts: dict[str, list[Path]] = {}
+    for path in files:
+        parts.setdefault(part_of(_stem(path)), []).append(path)
+    found = {}
+    for part, paths in parts.items():
+        if len(paths) > 1 and not all("-of-" in path.name for path in paths):
+            raise BadData(f"{paths[0]} and {paths[1]} are both {part} rows: keep one of them in the folder")
+        tables = [read_tables(path) for path in paths]
+        if several := next((path for path, held in zip(paths, tables, strict=True) if set(held) != {"train"}), None):
+            raise BadData(f"{several} holds parts of its own, but its name says that it holds {part} rows: rename it")
+        found[part] = joined([held["train"] for held in tables])
+    return found
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _refuse(said: Mapping[str, Any], data: str, *read: str) -> None:
+    """Nothing that somebody says stays unheard."""
+    for name, value in said.items():
+        if value is not None and name not in read:
+            of = {"text": "tables", "label": "tables", "size": "folders of pictures"}[name]
+            raise BadSetting(f"{name} = {shown(value)} is said of {of}, and {data} are none: leave it out")

@@ -1,20 +1,25 @@
 """Data as streams read them: training rows, test rows, and what the labels are called.
 
-Shapes: pictures (rows, channels, height, width), uint8 in 0..255 or float in 0..1; vectors (rows, width).
+Shapes: pictures (rows, channels, height, width), uint8 in 0..255 or float in 0..1; vectors (rows, width); texts (rows,).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.errors import BadData
+from ..core.errors import BadData, shown
 from ..core.rows import TensorRows
+from .texts import TextRows
+
+HALF = re.compile(r"[\ud800-\udfff]")  # what no file can hold
+UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no name holds: control characters, halves of letters
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,7 @@ class Source:
         groups: Classes that belong together and should form one task; empty, or each class exactly once.
         sha256: Digest of the bytes of both inputs and labels; made here where it is not given.
         note: Where the rows come from, or what was done to them, in a sentence.
+        validation: Rows for choosing settings by, where the data bring some; streams do not touch them.
 
     Raises:
         BadData: anything that could not be learned from; the message says what to change.
@@ -39,23 +45,21 @@ class Source:
     """
 
     name: str
-    train: TensorRows = field(repr=False)
-    test: TensorRows = field(repr=False)
+    train: TensorRows | TextRows = field(repr=False)
+    test: TensorRows | TextRows = field(repr=False)
     classes: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...] = ()
     sha256: str = ""
     note: str = ""
+    validation: TensorRows | TextRows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if len(set(self.classes)) < len(self.classes):
-            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
-            raise BadData(f"{self.name}: two classes are called {twice[0]!r}: give each its own name")
-        for part, rows in (("training", self.train), ("test", self.test)):
-            what = f"{self.name}, {part} rows"
-            _check_labels(what, rows.y, self.classes)
-            for x in rows.x.values() if isinstance(rows.x, Mapping) else [rows.x]:
-                check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
-        _check_alike(self.name, self.train.x, self.test.x)
+        _check_names(self.name, self.classes)
+        held = {"training": self.train, "test": self.test, "validation": self.validation}
+        for part, rows in held.items():
+            if rows is not None:
+                _check_rows(f"{self.name}, {part} rows", rows, self.classes)
+                _check_alike(self.name, part, self.train, rows)
         missing = (torch.bincount(self.train.y, minlength=len(self.classes)) == 0).nonzero().flatten().tolist()
         if missing:
             names = ", ".join(repr(self.classes[k]) for k in missing[:5])
@@ -65,20 +69,63 @@ class Source:
             )
         _check_groups(self.name, self.groups, len(self.classes))
         if not self.sha256:
-            object.__setattr__(self, "sha256", digest(self.train.x, self.train.y, self.test.x, self.test.y))
+            known = (self.train, self.test)
+            object.__setattr__(self, "sha256", digest(*(part for rows in known for part in (_inputs(rows), rows.y))))
 
 
 def digest(*parts: Any) -> str:
     """SHA-256 of the bytes of tensors, one after the other, in hexadecimal; mappings go by sorted key.
+
+    Texts go by their number of bytes and their bytes in UTF-8.
 
     >>> digest(torch.zeros(2), torch.tensor([0, 1]))[:8]
     '85526ba7'
     """
     found = hashlib.sha256()
     for part in parts:
-        for tensor in [part[k] for k in sorted(part)] if isinstance(part, Mapping) else [part]:
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        pieces: list[Any] = [part[k] for k in sorted(part)] if isinstance(part, Mapping) else [part]
+        for piece in pieces:
+            if isinstance(piece, Tensor):
+                found.update(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            else:
+                for raw in (text.encode() for text in piece):
+                    found.update(len(raw).to_bytes(8, "big") + raw)
     return found.hexdigest()
+
+
+def _inputs(rows: TensorRows | TextRows) -> Any:
+    return rows.texts if isinstance(rows, TextRows) else rows.x
+
+
+def _check_names(name: str, classes: tuple[str, ...]) -> None:
+    if len(set(classes)) < len(classes):
+        twice = sorted({c for c in classes if classes.count(c) > 1})
+        raise BadData(f"{name}: two classes are called {twice[0]!r}: give each its own name")
+    if strange := [c for c in classes if UNNAMEABLE.search(c)]:
+        raise BadData(
+            f"{name}: the class {strange[0]!r} has control characters in its name: give it one that can be printed"
+        )
+
+
+def _check_rows(what: str, rows: TensorRows | TextRows, classes: tuple[str, ...]) -> None:
+    _check_labels(what, rows.y, classes)
+    if isinstance(rows, TextRows):
+        _check_texts(what, rows.texts)
+        return
+    for x in rows.x.values() if isinstance(rows.x, Mapping) else [rows.x]:
+        check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
+
+
+def _check_texts(what: str, texts: Iterable[Any]) -> None:
+    for row, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise BadData(f"{what}: row {row} is no text but {shown(text)} ({type(text).__name__}): give texts")
+        if not text.strip():
+            raise BadData(f"{what}: row {row} has no text: leave it out")
+        if HALF.search(text):
+            raise BadData(
+                f"{what}: row {row} holds half a letter (a surrogate without its other half): repair its text"
+            )
 
 
 def _check_labels(what: str, y: Tensor, classes: tuple[str, ...]) -> None:
@@ -151,15 +198,19 @@ def check_inputs(what: str, x: Any, tokens: bool = False) -> None:
         )
 
 
-def _check_alike(name: str, train: Any, test: Any) -> None:
-    if isinstance(train, Mapping) or isinstance(test, Mapping):
-        if not (isinstance(train, Mapping) and isinstance(test, Mapping) and train.keys() == test.keys()):
-            raise BadData(f"{name}: training and test rows must have the same fields")
+def _check_alike(name: str, part: str, train: TensorRows | TextRows, other: TensorRows | TextRows) -> None:
+    if isinstance(train, TextRows) or isinstance(other, TextRows):
+        if type(train) is not type(other):
+            raise BadData(f"{name}: of training and {part} rows only one are texts: give both in one form")
         return
-    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+    one, two = train.x, other.x
+    if isinstance(one, Mapping) or isinstance(two, Mapping):
+        if not (isinstance(one, Mapping) and isinstance(two, Mapping) and one.keys() == two.keys()):
+            raise BadData(f"{name}: training and {part} rows must have the same fields: name them alike")
+    elif one.shape[1:] != two.shape[1:] or one.dtype != two.dtype:
         raise BadData(
-            f"{name}: a training row is {tuple(train.shape[1:])} {train.dtype}, a test row {tuple(test.shape[1:])} "
-            f"{test.dtype}: bring both to one shape and type"
+            f"{name}: a training row is {tuple(one.shape[1:])} {one.dtype}, a {part} row {tuple(two.shape[1:])} "
+            f"{two.dtype}: bring both to one shape and type"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from ..catalogue import import_plugins, plugins
 from ..core.durable import write_text
-from ..core.errors import BadData, BadSetting, NacreError
+from ..core.errors import BadData, BadSetting, NacreError, shown
 from ..core.run import Run
 from .config import Config, differences
 from .experiment import Experiment
@@ -30,6 +32,7 @@ from .stopping import Stopping
 HERE = Path(__file__).parent
 RECIPES = HERE / "recipes"
 STORED = HERE / "stored.json"
+PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")  # the names of rows' folders, as `slug` makes them
 MARK, FORMAT = "comparison.json", "nacre-comparison-1"
 
 
@@ -87,10 +90,10 @@ class Comparison:
 
     def _refuse_other(self, out: Path, rows: list[_Row]) -> None:
         if (out / CONFIG).is_file():
-            raise BadSetting(f"{out} holds a run, no comparison of runs; choose another --out")
+            raise BadSetting(f"{out} holds a run, no comparison of runs: choose another --out")
         mark = _mark(out) if (out / MARK).is_file() else None
         if mark is not None and mark["rows"] != self.names:
-            raise BadSetting(f"{out} holds another comparison, of {', '.join(mark['rows'])}; choose another --out")
+            raise BadSetting(f"{out} holds another comparison, of {', '.join(mark['rows'])}: choose another --out")
         for row in rows:
             if not (row.place / CONFIG).is_file():
                 Folder(row.place).refuse_other(row.config)
@@ -136,7 +139,8 @@ def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict
     context = get_context("spawn")
     waiting, ended = context.SimpleQueue(), context.SimpleQueue()
     crew: list[SpawnProcess] = [
-        context.Process(target=_work, args=(waiting, ended), daemon=True) for _ in range(min(workers, len(places)))
+        context.Process(target=_work, args=(waiting, ended, plugins()), daemon=True)
+        for _ in range(min(workers, len(places)))
     ]
     for place in [*places, *(None for _ in crew)]:
         waiting.put(place)
@@ -163,11 +167,12 @@ def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict
     return {place: error for place, error in failed.items() if error}
 
 
-def _work(waiting: Any, ended: Any) -> None:
+def _work(waiting: Any, ended: Any, others: list[str]) -> None:
     """Take one folder after the other, in a process of its own; say what went wrong with each, or nothing."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with Stopping(signal.SIGTERM, once=True) as stopping:  # the terminal's group and our parent may both ask
         try:
+            import_plugins(others)  # which somebody named to the process that began this one
             for place in iter(waiting.get, None):
                 try:
                     Experiment(Config.load(place)).resume(place, stopping)
@@ -230,8 +235,12 @@ def _mark(folder: Path) -> dict[str, Any]:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["format"] != FORMAT:
             raise KeyError(held["format"])
+        if strange := [name for name in held["rows"] if not PLAIN.fullmatch(name)]:
+            raise BadData(f"{path} names the row {shown(strange[0])}, which is no folder beside it: is the file ours?")
         return {key: held[key] for key in ("rows", "text", "bounds", "runs")}
-    except (ValueError, KeyError, TypeError) as error:
+    except BadData:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadData(
             f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
         ) from error

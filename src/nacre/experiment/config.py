@@ -7,6 +7,7 @@ a part's `seed` may stay out, which then is the run's.
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,16 +16,20 @@ from typing import Any
 
 import tomli_w
 
-from ..catalogue import NONE, build, entries, find, join, make, placed
-from ..core.errors import BadSetting, UnknownName
+from ..catalogue import NONE, build, entries, find, join, make, placed, plugins, refuse_missing_plugins
+from ..core.errors import BadSetting, UnknownName, shown
+from ..core.files import first_line, path_of
 from ..core.method import compose, trains
 from ..core.state import settings
+from .plain import refuse_unplain
 from .tables import BackboneTable, DataTable, RunTable, StageTable, StreamTable, Table, WatchTable
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+LARGEST, MOST = 2**18, 100  # bytes of a config file; stages, and methods of a stage
 
 
 @dataclass
@@ -55,18 +60,24 @@ class Config(Table):
             UnknownName: a table, setting or part has no such name; the nearest is named.
             BadSetting: a value is of the wrong type or out of its range; the message starts with its place.
         """
+        refuse_unplain(tables)
         tables = _unfolded(tables)
         for change in changes:
             _change(tables, change)
+        refuse_unplain(tables)
         tables = _unfolded(tables)
         for key in tables:
             if key not in (known := [f.name for f in fields(Config)]):
-                raise UnknownName(f"setting of {Config.label}", key, known)
+                raise UnknownName(f"setting of {Config.heading}", key, known)
         if isinstance(tables.get("stage"), dict):
             raise BadSetting("stage is a list of tables: write [[stage]] with two brackets")
         if not tables.get("stage"):
             raise BadSetting('the config has no [[stage]]: add one, such as [[stage]] with methods = [{name = "ER"}]')
+        _refuse_many("stage", tables["stage"])
         config = build(Config, tables)
+        with placed("run.plugins"):
+            refuse_missing_plugins(config.run.plugins)
+        config.run.plugins = list(dict.fromkeys([*config.run.plugins, *plugins()]))
         _complete(config, tables)
         return config
 
@@ -80,11 +91,22 @@ class Config(Table):
         path = Path(path)
         path = path / "config.toml" if path.is_dir() else path
         try:
-            return Config.of(tomllib.loads(path.read_text(encoding="utf-8")), changes)
-        except OSError as error:
-            raise BadSetting(f"the config {path} cannot be read: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadSetting(f"{path} is no TOML: {error}") from error
+            with path.open("rb") as file:
+                raw = file.read(LARGEST + 1)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise BadSetting(f"the config {path} cannot be read: {why}: give a TOML file, or a run's folder") from error
+        if len(raw) > LARGEST:
+            raise BadSetting(
+                f"{path} has more than {LARGEST:,} bytes: a config is a page of TOML; is it the right file?"
+            )
+        try:
+            tables = tomllib.loads(raw.decode("utf-8-sig").replace("\r\n", "\n"))
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or a number of thousands of digits
+            raise BadSetting(
+                f"{path} is no TOML: {first_line(error)}: see docs/run.md for what a config says"
+            ) from error
+        return Config.of(tables, changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; None stands as the word "none" where the default is another."""
@@ -121,6 +143,7 @@ def _complete(config: Config, tables: Mapping[str, Any]) -> None:
         config.backbone.augment = names[0] if isinstance(told, str) else names
     for i, stage in enumerate(config.stage):
         place = join("stage", i)
+        _refuse_many(f"{place}.methods", stage.methods)
         made = [make("method", t, f"{place}.methods.{k}") for k, t in enumerate(stage.methods)]
         stage.methods = [
             {"name": _name_of(t), **_without_seeds(settings(m), t)} for t, m in zip(stage.methods, made, strict=True)
@@ -134,10 +157,16 @@ def _complete(config: Config, tables: Mapping[str, Any]) -> None:
         make("schedule", {"name": "constant", **stage.schedule}, f"{place}.schedule")
         entry = find("schedule", stage.schedule.get("name", "constant"))
         stage.schedule = {"name": entry.name, **{s.name: s.default for s in entry.settings}, **stage.schedule}
-    for table, name in ((config.data, "source"), (config.backbone, "source")):
-        path = Path(getattr(table, name)).expanduser()
+    for table, name, place in ((config.data, "source", "data"), (config.backbone, "source", "backbone")):
+        with placed(place):
+            path = path_of(getattr(table, name))
         if path.exists() and getattr(table, name) not in {e.name for k in ("data", "backbone") for e in entries(k)}:
             setattr(table, name, str(path.resolve()))  # a run is resumed from anywhere
+
+
+def _refuse_many(place: str, entries: Any) -> None:
+    if isinstance(entries, list) and len(entries) > MOST:
+        raise BadSetting(f"{place} has {len(entries)} entries: at most {MOST} are made")
 
 
 def _name_of(table: Mapping[str, Any]) -> str:
@@ -175,26 +204,30 @@ def _change(tables: dict[str, Any], change: str) -> None:
     place, sign, text = change.partition("=")
     keys = place.strip().split(".")
     if not sign or not all(keys):
-        raise BadSetting(f"--set takes place=value, such as stage.0.epochs=5, not {change!r}")
+        raise BadSetting(f"--set takes place=value, such as stage.0.epochs=5, not {shown(change)}")
     at: Any = tables
     for i, key in enumerate(keys):
         so_far = ".".join(keys[:i]) or "the config"
         last = i == len(keys) - 1
         if isinstance(at, list):
-            if not key.isdigit() or int(key) >= len(at):
+            if not re.fullmatch(r"[0-9]{1,9}", key) or int(key) >= len(at):
                 has = f"entries 0 to {len(at) - 1}" if at else "no entries"
                 raise BadSetting(
-                    f"--set {change}: {so_far} has {has}, not {key!r}; write further ones into the config file"
+                    f"--set {shown(change)[1:-1]}: {so_far} has {has}, not {key!r}; write further ones into the config file"
                 )
             slot: Any = int(key)
         elif isinstance(at, dict):
             slot = key
             if key not in at and not last:
                 if not i and key == "stage":
-                    raise BadSetting(f"--set {change}: the config has no [[stage]] yet; write it into the config file")
+                    raise BadSetting(
+                        f"--set {shown(change)[1:-1]}: the config has no [[stage]] yet; write it into the config file"
+                    )
                 at[key] = {}
         else:
-            raise BadSetting(f"--set {change}: {so_far} is {at!r}, not a table")
+            raise BadSetting(
+                f"--set {shown(change)[1:-1]}: {so_far} is {shown(at)}, not a table: it has no settings of its own"
+            )
         if last:
             at[slot] = _value(text.strip())
         else:
@@ -209,6 +242,8 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise BadSetting(f"--set {shown(text)}: {first_line(error)}: write a shorter value") from error
 
 
 def _written(value: Any) -> Any:

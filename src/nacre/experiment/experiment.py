@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ..backbones import Body
 from ..catalogue import find
+from ..checkpoint import describing
+from ..core import ranks
 from ..core.errors import BadCheckpoint, BadData, NonFinite, NotSaved
 from ..core.optim import OPTIMIZERS
 from ..core.run import Result, Run
@@ -70,11 +72,12 @@ class Experiment:
         folder = None if out is None else Folder(out)
         if folder is not None:
             folder.refuse_other(self.config)
-        with _alone(self.config):
+        with ranks.joined(), _alone(self.config):
             seed = self.config.run.seeds[0]
             first = trial(self.config, seed, self.data, self.body)  # may refuse: before anything is written
-            if folder is None:
-                return self._run(None, listeners, first)
+            ranks.wait()
+            if folder is None or not ranks.first():
+                return self._run(folder, listeners, first)
             folder.make()
             with folder.alone():
                 folder.refuse_other(self.config)  # another process may have begun since
@@ -94,7 +97,7 @@ class Experiment:
         folder = Folder(out)
         if folder.status() == "finished":
             raise Finished(f"{out} holds a finished run: see {Path(out) / 'run.json'}")
-        with _alone(self.config), folder.alone():
+        with ranks.joined(), _alone(self.config), folder.alone() if ranks.first() else nullcontext():
             return self._run(folder, listeners, None)
 
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
@@ -107,7 +110,7 @@ class Experiment:
         if folder is not None:
             if first is None:
                 run.results = folder.results()  # what was measured stays in the record, even if nothing can be resumed
-            run.save(folder.path)
+            self._write(run, folder)
         try:
             for seed in config.run.seeds:
                 made = first if first is not None and first.seed == seed else None
@@ -115,16 +118,20 @@ class Experiment:
         except BaseException as error:
             failed = isinstance(error, Exception)
             run.status, run.error = ("failed", f"{type(error).__name__}: {error}") if failed else ("interrupted", "")
-            if folder is not None:
-                try:
-                    run.save(folder.path)
-                except NotSaved as unsaved:  # the disk is full, say: the first error is the one to tell
-                    logger.warning("%s", unsaved)
+            try:
+                self._write(run, folder)
+            except NotSaved as unsaved:  # the disk is full, say: the first error is the one to tell
+                logger.warning("%s", unsaved)
             raise
         run.status = "finished"
-        if folder is not None:
-            run.save(folder.path)
+        self._write(run, folder)
         return run
+
+    @staticmethod
+    def _write(run: Run, folder: Folder | None) -> None:
+        """Write the record, if it is kept and this is the process that writes."""
+        if folder is not None and ranks.first():
+            run.save(folder.path)
 
 
 @dataclass
@@ -140,6 +147,7 @@ class _Seed(Listener):
         """Learn the whole stream, from the newest checkpoint where there is one."""
         forget_peak()
         saved = self.folder.newest(seed) if self.folder is not None else None
+        ranks.wait()  # all have read before one writes
         self.seed, config = seed, self.experiment.config
         self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
         self.recorder = recorder = Recorder(config, self.trial)
@@ -158,7 +166,7 @@ class _Seed(Listener):
             recorder.complete = True
             self.save()
         result = self._publish()
-        if self.folder is not None:
+        if self.folder is not None and ranks.first():
             place = self.folder.export(seed, config.run.seeds)
             export(place, learner, self.trial.body, self.trial.split)
         for hears in self._observers():
@@ -183,9 +191,10 @@ class _Seed(Listener):
 
     def _save_if_due(self) -> None:
         told = self.experiment.config.run
+        asked = [hears.wants_save() for hears in self._observers()]  # all are asked: ranks may have to agree
         steps = told.save_every and sum(self.trial.learner.clocks) % told.save_every == 0
         late = told.save_seconds and time.perf_counter() - self.saved >= told.save_seconds
-        if steps or late or any(hears.wants_save() for hears in self._observers()):
+        if steps or late or any(asked):
             self.save()
 
     def save(self) -> None:
@@ -197,9 +206,10 @@ class _Seed(Listener):
         for hears in self._observers():
             hears.save_begins(self.trial)
         recorder.lap("training")
-        tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
-        at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
-        self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
+        if ranks.first():
+            tree = {"learner": learner.state_dict(), "record": recorder.state_dict()}
+            at = f"task{learner.experience}-stage{learner.stage}-step{learner.step}"
+            self.folder.save(self.seed, tree, at, self.experiment.config.run.keep)
         self.saved = time.perf_counter()
         recorder.lap("saving")
         for hears in self._observers():
@@ -213,8 +223,7 @@ class _Seed(Listener):
 
     def _publish(self) -> Result:
         result = self.run.results[self.seed] = self.recorder.result()
-        if self.folder is not None:
-            self.run.save(self.folder.path)
+        self.experiment._write(self.run, self.folder)
         return result
 
     def _take_over(self, saved: Any) -> None:
@@ -223,15 +232,16 @@ class _Seed(Listener):
             raise BadCheckpoint(
                 f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
             )
-        if record["sha256"] != self.trial.source.sha256:
+        if record.get("sha256") != self.trial.source.sha256:
             raise BadData(
                 f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
-                f"{record['sha256'][:12]}...): bring the old rows back, or start a new run"
+                f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
             )
-        self.trial.learner.load_state_dict(saved["learner"])
-        self.recorder.load_state_dict(record)
-        if not self.recorder.complete:
-            self.trial.learner.warn_if_unlike(saved["learner"])
+        with describing(f"seed {self.seed} of this run"):
+            self.trial.learner.load_state_dict(saved["learner"])
+            self.recorder.load_state_dict(record)
+            if not self.recorder.complete:
+                self.trial.learner.warn_if_unlike(saved["learner"])
 
     def _observers(self) -> Iterator[Observer]:
         return (hears for hears in self.listeners if isinstance(hears, Observer))

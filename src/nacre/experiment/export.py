@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .. import checkpoint
 from ..backbones import Body, Classifier, from_spec
 from ..catalogue import make
-from ..core.errors import BadCheckpoint, BadSetting, NacreError
+from ..core.errors import BadCheckpoint, BadSetting
+from ..core.files import first_line
 from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
-from ..core.state import moved, settings
+from ..core.state import called, moved, settings
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
 from ..streams import Split
@@ -59,7 +60,7 @@ def export(folder: str | Path, learner: Learner, body: Body, split: Split) -> bo
         "tasks": len(split) if told else None,
         "classes": list(split.class_names[: learner.classes]),
         "precision": learner.precision,
-        "method": None if method is None else {"name": _name(method), **settings(method)},
+        "method": None if method is None else {"name": called(type(method)), **settings(method)},
         "state": None if method is None else method.state_dict(),
         "parts": None if method is None else parts_of(method).state_dict(),
         "model": model.state_dict(),
@@ -146,19 +147,12 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
     saved = checkpoint.load(seeds[0] if seeds else place)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise BadCheckpoint(f"{place} holds no exported model: give a run's folder or the export folder in it")
-    try:
+    with checkpoint.describing(f"a model (in {place})"):
         return _predictor(saved, place, where)
-    except NacreError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        wrong = f"{type(error).__name__}: {error}"
-        raise BadCheckpoint(
-            f"{place} does not describe a model ({wrong}): export it again by resuming its run"
-        ) from error
 
 
 def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Predictor:
-    body, head = from_spec(saved["body"]), saved["head"]
+    body, head = from_spec(saved["body"], most=sum(t.numel() for t in saved["model"].values())), saved["head"]
     model = Classifier(body, (MultiHead if head["told"] else GrowingLinear)(head["width"], seed=head["seed"]))
     grow(model, len(saved["classes"]))
     method = Method() if saved["method"] is None else make("method", saved["method"])
@@ -170,7 +164,9 @@ def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Pred
         if saved["method"] is not None:
             parts_of(method).load_state_dict(saved["parts"])
     except RuntimeError as error:
-        raise BadCheckpoint(f"the weights in {place} do not fit the model described there: {error}") from error
+        raise BadCheckpoint(
+            f"the weights in {place} do not fit the model described there ({first_line(error)}): export it again"
+        ) from error
     model.to(device).requires_grad_(False)
     if device.type != "cpu" and saved["method"] is not None:
         method.load_state_dict(moved(saved["state"], device))
@@ -184,12 +180,6 @@ def _answering(learner: Learner) -> Method | None:
         if isinstance(part, Method) and part.overrides("predict"):
             return part
     return None
-
-
-def _name(method: Method) -> str:
-    kind = type(method)
-    own = kind.__module__.startswith(__name__.partition(".")[0] + ".")
-    return kind.__name__ if own else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _row(split: Split) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from ..backbones import Body, backbone
 from ..core.errors import BadSetting
 from ..core.method import Method, leaves
 from ..core.run import Run
+from ..core.state import called
 from ..core.state import settings as settings_of
-from ..data import Source, load
+from ..data import Source, TextRows, load
 from ..learner import Listener
 from .config import Config
 from .experiment import Experiment
@@ -118,13 +119,7 @@ def _tables(method: Any) -> list[dict[str, Any]]:
         raise BadSetting(
             f'nacre.fit takes methods, by name or made, not {got}: "fine-tuning" is none; rules go into nacre.Stage(method=...)'
         )
-    return [{"name": _name(part), **settings_of(part)} for part in leaves(method) if type(part) is not Method]
-
-
-def _name(part: Any) -> str:
-    kind = type(part)
-    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
-    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
+    return [{"name": called(type(part)), **settings_of(part)} for part in leaves(method) if type(part) is not Method]
 
 
 def _body(given: Any) -> Body:
@@ -135,5 +130,6 @@ def _chosen(source: Any, data: Source | None) -> str:
     """A backbone that suits the data."""
     if str(source) in OWN_BODY:
         return OWN_BODY[str(source)]
-    x = (load(source) if data is None else data).train.x
+    rows = (load(source) if data is None else data).train
+    x = None if isinstance(rows, TextRows) else rows.x
     return f"mlp:{x.shape[1]}-200-200" if isinstance(x, Tensor) and x.ndim == 2 else "convnet"

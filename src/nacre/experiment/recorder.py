@@ -193,7 +193,7 @@ class Recorder(Listener):
     def _score(self, learner: Learner, rows: Rows) -> float:
         if not learner.classes:
             return 0.0  # a model that knows no class yet is never right
-        return score(learner.predict, rows, device=device_of(learner.model))
+        return score(learner.predict, rows, device=device_of(learner.model), shared=True)
 
     def _watch(self, learner: Learner) -> None:
         """Score a fixed sample of each test set up to the present task."""

@@ -85,4 +85,6 @@ def _tensor(x: Any) -> Tensor:
     try:
         return x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
     except (TypeError, ValueError) as error:
-        raise BadData(f"rows are an array or a tensor of numbers, not {type(x).__name__} ({error})") from error
+        raise BadData(
+            f"rows are an array or a tensor of numbers, not {type(x).__name__} ({error}): convert them"
+        ) from error

@@ -8,6 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from ..core import ranks
 from ..learner import Learner, Stage
 from ..metrics import Matrix
 from .recorder import Observer
@@ -31,7 +32,7 @@ class Stopping(Observer):
 
     While steps are taken, the first signal waits for the present one, and for the checkpoint after it. At other times, when
     tests are scored or a task is read, all that can be saved has been, and the run is left right there. Outside the main
-    thread, which alone hears signals, the block changes nothing.
+    thread, which alone hears signals, the block changes nothing. Several ranks leave together, at the end of a step or a task.
 
     Args:
         *signals: Which signals are heard.
@@ -57,6 +58,7 @@ class Stopping(Observer):
         self.stepping = True
 
     def wants_save(self) -> bool:
+        self._agree()
         return bool(self.asked)
 
     def save_begins(self, trial: Trial) -> None:
@@ -68,17 +70,24 @@ class Stopping(Observer):
 
     def stage_ends(self, learner: Learner) -> None:
         self.stepping = False
+        self._agree()
         self._leave()
 
     def measured(self, trial: Trial, moment: str, matrix: Matrix) -> None:
+        self._agree()
         self._leave()
+
+    def _agree(self) -> None:
+        """What one rank was asked, all are asked."""
+        if ranks.world() > 1:
+            self.asked = max(ranks.gathered(self.asked))
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.asked and not self.once:
             os._exit(128 + number)
         if not self.asked:
             self.asked = number
-            if not (self.stepping or self.saving):
+            if not (self.stepping or self.saving) and ranks.world() == 1:
                 self._leave()
 
     def _leave(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..catalogue import NONE
-from ..core.errors import BadSetting
+from ..core.errors import BadSetting, shown
 from ..core.finite import OnNonFinite
 from ..core.state import check_settings, setting
 
@@ -18,7 +18,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 class Table:
     """One table of a config."""
 
-    label: ClassVar[str] = "the config"
+    heading: ClassVar[str] = "the config"
 
     def __post_init__(self) -> None:
         try:
@@ -31,7 +31,7 @@ class Table:
 class RunTable(Table):
     """`[run]`: how often, where and how exactly."""
 
-    label: ClassVar[str] = "[run]"
+    heading: ClassVar[str] = "[run]"
 
     name: str = setting("run", "what the run is called in tables; its folder is named after it")
     seeds: list[int] = setting(lambda: [0], "one run each; several give mean and spread")
@@ -49,6 +49,7 @@ class RunTable(Table):
         'when a loss, gradient or weight is NaN or infinite: "stop", "skip" the step, or "rollback" to the last multiple of '
         "save_every (of 100 where that is 0) and leave out the batches up to the bad one, three times at most",
     )
+    plugins: list[str] = setting(list, "modules with parts of others, as --plugin imported them; a config imports none")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,28 +57,45 @@ class RunTable(Table):
             raise BadSetting(f'device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {self.device!r}')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise BadSetting(f"seeds is a list of different whole numbers from 0 on, not {self.seeds!r}")
-        if not re.search(r"[A-Za-z0-9]", self.name):
-            raise BadSetting(f"name needs a letter or a digit, for its folder, not {self.name!r}")
+        if not re.search(r"[A-Za-z0-9]", self.name) or len(self.name) > 200:
+            raise BadSetting(
+                f"name needs a letter or a digit, for its folder, and at most 200 of them, not {shown(self.name)}"
+            )
+        if re.search(r"[/\\\x00-\x1f]", self.name):
+            raise BadSetting(f"name is what the run is called, not a path: leave / and \\ out of {self.name!r}")
 
 
 @dataclass
 class DataTable(Table):
     """`[data]`: what is learned from."""
 
-    label: ClassVar[str] = "[data]"
+    heading: ClassVar[str] = "[data]"
 
-    source: str = setting("digits", "a name (see `nacre list data`), a folder of MNIST-format files, or an .npz file")
+    source: str = setting(
+        "digits",
+        "a name (see `nacre list data`), or a path: MNIST-format files, folders of pictures, tables, an .npz file",
+    )
+    text: str | None = setting(None, "the column of the texts in a table; none goes by the names of the columns")
+    label: str | None = setting(None, "the column of the labels in a table; none goes by the names of the columns")
+    size: int | list[int] | None = setting(None, "side, or [height, width], that pictures in folders are stretched to")
+    test_share: float = setting(0.2, "the part of each class that is kept for testing where there are no test rows")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_empty(self.source)
+        if not 0 < self.test_share < 1:
+            raise BadSetting(f"test_share must be between 0 and 1, not {self.test_share!r}")
+
+    def reading(self) -> dict[str, Any]:
+        """What `nacre.data.load` is told beside the source."""
+        return {"text": self.text, "label": self.label, "size": self.size, "test_share": self.test_share}
 
 
 @dataclass
 class StreamTable(Table):
     """`[stream]`: what arrives in which order, and when it is tested."""
 
-    label: ClassVar[str] = "[stream]"
+    heading: ClassVar[str] = "[stream]"
 
     kind: str = setting("class-incremental", "see `nacre list streams`")
     tasks: int | list[int] | None = setting(
@@ -93,7 +111,7 @@ class StreamTable(Table):
 class BackboneTable(Table):
     """`[backbone]`: the model under the head."""
 
-    label: ClassVar[str] = "[backbone]"
+    heading: ClassVar[str] = "[backbone]"
 
     source: str = setting(
         "convnet", "a name (see `nacre list backbones`), a Hugging Face folder or hub id, or timm:NAME"
@@ -110,7 +128,7 @@ class BackboneTable(Table):
 class StageTable(Table):
     """`[[stage]]`: training on a task with one method and one optimizer; several follow one another on each task."""
 
-    label: ClassVar[str] = "[[stage]]"
+    heading: ClassVar[str] = "[[stage]]"
 
     methods: list[dict[str, Any]] = setting(
         list, "tables with a name and settings, composed in this order; [] fine-tunes"
@@ -140,7 +158,7 @@ class StageTable(Table):
 class WatchTable(Table):
     """`[watch]`: small fixed test samples that are scored while training goes on."""
 
-    label: ClassVar[str] = "[watch]"
+    heading: ClassVar[str] = "[watch]"
 
     every: int = setting(0, "steps between scorings; 0 = none", low=0)
     rows: int = setting(100, "rows of each task", low=1)

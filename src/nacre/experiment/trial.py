@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 
 from ..backbones import Body, Classifier, backbone
 from ..catalogue import find, inner_class, make, placed
+from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
 from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, augmentation, load
+from ..data import Source, TextRows, augmentation, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import Split, stream
@@ -87,7 +88,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
             "data.source: the rows of this run were given in Python; give them again, or save them as an .npz file"
         )
     with placed("data"):
-        source = load(config.data.source if data is None else data, seed=seed)
+        source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
     with placed("stream"):
         tasks = config.stream.tasks
         if tasks is None:
@@ -164,7 +165,7 @@ def device_called(name: str) -> torch.device:
         BadSetting: there is no such device, or this machine does not offer it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not DEVICE.fullmatch(name):
         raise BadSetting(f'a device is "auto", "cpu", "mps", "cuda" or "cuda:1", not {name!r}')
     kind, _, number = name.partition(":")
@@ -172,7 +173,11 @@ def device_called(name: str) -> torch.device:
     if int(number or 0) >= there:
         seen = f"only {there} of {kind}" if there else f"no {kind}"
         raise BadSetting(f'torch sees {seen} here, so there is no {name!r}: use "auto" or "cpu"')
-    return torch.device(name)
+    if number and ranks.world() > 1:
+        raise BadSetting(
+            f'{ranks.world()} processes cannot share {name!r}: set device = "cuda", one GPU for each, or "cpu"'
+        )
+    return ranks.own_device(kind) if not number else torch.device(name)
 
 
 @dataclass(frozen=True)
@@ -191,11 +196,20 @@ def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body
     if given is not None:
         return copy.deepcopy(given)
     name = config.backbone.source
+    if isinstance(source.train, TextRows):
+        raise BadData(
+            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give a backbone "
+            "in Python, and rows whose texts become tokens (nacre.data.TextRows)"
+        )
     if name == GIVEN:
-        raise BadData("the backbone of this run was given in Python; give it again")
+        raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
     shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
     body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
+    if len(shape) == 1 and body.spec.get("kind") != "mlp":
+        raise BadData(
+            f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
+        )
     if (
         body.spec.get("kind") == "mlp"
         and body.spec["pixels"]["size"] is None

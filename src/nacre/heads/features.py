@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
-
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +19,7 @@ def features_of(
     Where several ranks learn together each computes some of the batches, and all of them get all rows; all must ask.
 
     Raises:
-        TypeError: the model gives no features; the message names `who` needs them.
+        BadModel: the model gives no features; the message names `who` needs them.
     """
     pieces: list[list[Tensor]] = []
     order = torch.arange(len(rows) if rows is not None else 0)
@@ -32,5 +30,5 @@ def features_of(
                 pieces.append([found if found.dtype == torch.float64 else found.float(), batch.y])
     if not len(order):
         return torch.empty(0, 0), torch.empty(0, dtype=torch.long)
-    pieces = [piece for turn in zip_longest(*ranks.gathered(pieces)) for piece in turn if piece is not None]
+    pieces = ranks.in_turn(pieces, device)
     return torch.cat([z for z, _ in pieces]), torch.cat([y for _, y in pieces])

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.errors import BadSetting
 from ..core.model import fingerprint
 from ..core.state import Stateful, setting, state
 from ..core.stream import Task
@@ -70,7 +71,7 @@ class ClassStatistics(Stateful):
     def covariance_of(self, c: int) -> Tensor:
         """The sample covariance of class c, (width, width)."""
         if self.mean is None or self.covariance in ("shared", "none"):
-            raise ValueError('no covariance of a class is kept: set covariance = "low_rank" or "full"')
+            raise BadSetting('no covariance of a class is kept: set covariance = "low_rank" or "full"')
         scale = max(float(self.count[c]) - 1, 1.0)
         if self.scatter is not None:
             return self.scatter[c] / scale

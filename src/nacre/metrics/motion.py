@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.model import bare
+from ..core.shards import whole
 from ..core.state import Stateful, Tensors, state
 
 
@@ -30,8 +31,8 @@ class Motion(Stateful):
     then: Tensors = state()
 
     def begin(self, model: nn.Module) -> None:
-        """Remember the model as it is now."""
-        self.then = {n: t.detach().clone() for n, t in bare(model).state_dict().items()}
+        """Remember the model as it is now; weights that ranks hold in parts are gathered, so all ranks ask together."""
+        self.then = {n: whole(t.detach()).clone() for n, t in bare(model).state_dict().items()}
 
     @torch.no_grad()
     def since(self, model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -39,7 +40,7 @@ class Motion(Stateful):
         found = {}
         for name, now in bare(model).state_dict().items():
             if name in self.then and now.numel() and now.is_floating_point():  # a counter is no weight
-                then = self.then[name].to(now.device)
+                then, now = self.then[name].to(now.device), whole(now)
                 found[name] = _compare(then, now[: len(then)] if now.ndim else now)
         return {n: row for n, row in found.items() if row["entries"]}
 

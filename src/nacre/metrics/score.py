@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..core import ranks
 from ..core.rows import Batch, Rows, batches
 
 
@@ -23,16 +24,28 @@ def score(
     of: Callable[[Tensor, Batch], Tensor] = accuracy,
     size: int = 500,
     device: torch.device | str = "cpu",
+    shared: bool = False,
 ) -> float:
     """The mean mark of predictions on rows, in large batches; NaN where there are none.
+
+    Args:
+        predict: Gives scores for a batch.
+        rows: The rows.
+        of: The marks of scores, (rows,).
+        size: Rows of a batch.
+        device: Where batches are put.
+        shared: Whether several ranks that learn together share the batches out; all of them must ask then.
 
     >>> from nacre.core.rows import TensorRows
     >>> rows = TensorRows(torch.eye(4), torch.tensor([0, 1, 2, 2]))
     >>> score(lambda batch: batch.x, rows)
     0.75
     """
-    marks = []
+    marks: list[Tensor] = []
+    order = torch.arange(len(rows))
     with torch.inference_mode():
-        for batch in batches(rows, size, device=device):
-            marks.append(of(predict(batch), batch).double())
+        for low in (ranks.share_of(order[::size]) if shared else order[::size]).tolist():
+            for batch in batches(rows, size, order[low : low + size], device=device):
+                marks.append(of(predict(batch), batch).double())
+    marks = ranks.in_turn(marks, device) if shared else marks
     return torch.cat(marks).mean().item() if marks else math.nan

@@ -54,13 +54,19 @@ class Rest(Rule):
         if isinstance(self.rests, str):
             found = {n: torch.tensor(True) for n in site.params if re.search(self.rests, n)}
             if not found:
-                raise BadSetting(f"Rest({self.rests!r}) finds no parameter: the optimizer holds {_some(site)}")
+                raise BadSetting(
+                    f"Rest({self.rests!r}) finds no parameter: name one that the optimizer holds, {_some(site)}"
+                )
             return found
         for name, mask in self.rests.items():
             if name not in site.params:
-                raise BadSetting(f"Rest names {name!r}, which the optimizer does not hold: it holds {_some(site)}")
+                raise BadSetting(
+                    f"Rest names {name!r}, which the optimizer does not hold: name one that it does, {_some(site)}"
+                )
             if mask.dtype != torch.bool:
-                raise BadSetting(f"Rest takes bool masks; the one of {name!r} is {mask.dtype}")
+                raise BadSetting(
+                    f"Rest takes bool masks; the one of {name!r} is {mask.dtype}: convert it with mask.bool()"
+                )
         return {n: m.to(site.params[n].device) for n, m in self.rests.items() if bool(m.any())}
 
 

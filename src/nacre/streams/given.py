@@ -44,7 +44,7 @@ def stream_of(experiences: Iterable[Experience]) -> Given:
     """
     held = tuple(experiences)
     if not held:
-        raise BadData("a stream needs at least one experience, this list is empty")
+        raise BadData("a stream needs at least one experience, this list is empty: give one")
     where: dict[str, int] = {}
     for place, met in enumerate(held):
         if not isinstance(met, Experience):

@@ -84,7 +84,7 @@ class Split:
         if sorted(c for task in self.tasks for c in task) != list(range(len(classes))) or not all(self.tasks):
             raise BadSetting(
                 f"{len(self.tasks)} tasks bring {sum(map(len, self.tasks))} classes, but must bring each of the "
-                f"{len(classes)} exactly once, and at least one each"
+                f"{len(classes)} exactly once, and at least one each: list them anew"
             )
         for index, (train, test) in enumerate(zip(*self.counts, strict=True)):
             if not train or not test:
@@ -160,7 +160,9 @@ class Split:
             rows = [(task["train_rows"], task["test_rows"]) for task in said["tasks"]]
             order, seed, told = said["order"], said["seed"], said["told"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BadData(f"this is no stream that to_json wrote ({type(error).__name__}: {error})") from error
+            raise BadData(
+                f"this is no stream that to_json wrote ({type(error).__name__}: {error}): give its text"
+            ) from error
         number = {name: k for k, name in enumerate(data.classes)}
         names = [name for task in tasks for name in task]
         if strange := set(names) ^ set(number):
@@ -192,7 +194,7 @@ class Split:
         y, classes = rows.y.cpu(), len(self.data.classes)
         if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
             raise BadData(
-                f"{what} rows have labels {int(y.min())}..{int(y.max())}, the data name classes 0..{classes - 1}"
+                f"{what} rows have labels {int(y.min())}..{int(y.max())}, the data name 0..{classes - 1}: number them so"
             )
         found = torch.bincount(y, minlength=classes).tolist()
         return [sum(found[c] for c in task) for task in self.tasks]

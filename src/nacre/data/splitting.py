@@ -1,0 +1,107 @@
+"""From rows and labels to a checked `Source`; where there are no test rows, some are kept by counted dice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.dice import dice
+from ..core.errors import BadData, BadSetting
+from ..core.rows import TensorRows
+from .source import Source
+from .texts import TextRows
+
+
+class Part(NamedTuple):
+    """Rows that belong together, such as those for training.
+
+    Attributes:
+        x: (rows, ...) inputs: a tensor, or texts.
+        y: (rows,) labels from 0 on.
+    """
+
+    x: Tensor | list[str]
+    y: Tensor
+
+
+def source_of(
+    name: str,
+    parts: Mapping[str, Part],
+    classes: Sequence[str],
+    seed: int,
+    test_share: float,
+    done: Sequence[str] = (),
+    groups: Sequence[Sequence[int]] = (),
+) -> Source:
+    """A source of the parts `train` and, where there are any, `test` and `validation`.
+
+    Args:
+        name: What it is called.
+        parts: Rows by part. Without test rows validation rows take their place, else a share of each class does.
+        classes: Label k is `classes[k]`.
+        seed: Draws the share.
+        test_share: How large it is.
+        done: What was done to the rows so far, for the note.
+        groups: Classes that should form one task.
+
+    Raises:
+        BadData: rows that `Source` refuses, or a class with too few of them.
+        BadSetting: `test_share` is not between 0 and 1.
+    """
+    parts, done = dict(parts), list(done)
+    if "test" not in parts and "validation" in parts:
+        done.append("there are no test rows: the validation rows are for testing")
+        parts["test"] = parts.pop("validation")
+    if "test" not in parts:
+        train, test = split(name, parts["train"].y, classes, seed, test_share)
+        done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
+        parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
+    rows = {part: _rows(held) for part, held in parts.items()}
+    return Source(
+        name,
+        rows["train"],
+        rows["test"],
+        tuple(classes),
+        groups=tuple(tuple(group) for group in groups),
+        note="; ".join(dict.fromkeys(done)),
+        validation=rows.get("validation"),
+    )
+
+
+def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float) -> tuple[Tensor, Tensor]:
+    """Positions for training and testing: of each class `share` of its rows, at least one for each.
+
+    Raises:
+        BadData: there are no rows, or a class has only one.
+        BadSetting: the share is not between 0 and 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise BadSetting(f"test_share is the part of the rows kept for testing, between 0 and 1, not {share!r}")
+    train, test = [], []
+    for c in y.unique().tolist():
+        rows = (y == c).nonzero().flatten()
+        if len(rows) < 2:
+            called = classes[c] if c < len(classes) else c
+            raise BadData(
+                f"{name}: class {called} has one row, so it cannot be trained and tested: give a second one, or test rows "
+                "of their own"
+            )
+        rows = rows[torch.randperm(len(rows), generator=dice(seed, "test", c))]
+        held = min(max(1, int(len(rows) * share + 0.5)), len(rows) - 1)
+        test.append(rows[:held])
+        train.append(rows[held:])
+    if not train:
+        raise BadData(f"{name}: there are no rows: give at least two of each class")
+    return torch.cat(train).sort().values, torch.cat(test).sort().values
+
+
+def _picked(part: Part, index: Tensor) -> Part:
+    x = part.x
+    return Part(x[index] if isinstance(x, Tensor) else [x[i] for i in index.tolist()], part.y[index])
+
+
+def _rows(part: Part) -> Any:
+    return TensorRows(part.x, part.y) if isinstance(part.x, Tensor) else TextRows(part.x, part.y)
