@@ -59,6 +59,7 @@ def test_warm_goes_on_and_scratch_begins_anew():
 
 
 def test_nothing_is_forgotten():
-    learner = Learner(Net(norm=False, dropout=0.0), (Stage(Cumulative(), MadeOptimizer("adamw", 0.01), batch_size=8, epochs=3),))
+    stage = Stage(Cumulative(), MadeOptimizer("adamw", 0.01), batch_size=8, epochs=3)
+    learner = Learner(Net(norm=False, dropout=0.0), (stage,))
     list(learner.learn(stream()))
     assert min(score(learner.predict, e.tests[f"task{i}"]) for i, e in enumerate(stream())) > 0.8

@@ -119,7 +119,8 @@ def test_a_head_that_grew_is_compared_on_the_columns_that_it_had():
     assert stored.shape[1] == 4 and stored[old][:, 2:].isnan().all() and not stored[~old].isnan().any()
     batch = method.shape_batch(tasks[1].train.take(torch.arange(4)))
     z, out = batch.extra["logits"][4:], forward(net, batch)
-    far = torch.stack([(row[~s.isnan()] - s[~s.isnan()]).square().mean() for row, s in zip(out.logits[4:], z, strict=True)])
+    pairs = [(row[~s.isnan()], s[~s.isnan()]) for row, s in zip(out.logits[4:], z, strict=True)]
+    far = torch.stack([(row - s).square().mean() for row, s in pairs])
     assert method.loss(net, batch, out).item() == pytest.approx(0.1 * far.mean().item(), rel=1e-5)
 
 

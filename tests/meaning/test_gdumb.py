@@ -13,7 +13,7 @@ from nacre.memory import Greedy
 from nacre.methods import GDumb
 from nacre.metrics import score
 
-SGD = MadeOptimizer("sgd", 0.1)
+SGD, ADAMW = MadeOptimizer("sgd", 0.1), MadeOptimizer("adamw", 0.01)
 
 
 def test_every_row_that_is_trained_on_comes_from_the_memory_and_all_of_them_do():
@@ -42,7 +42,7 @@ def test_each_task_begins_with_the_untrained_weights():
         with Drive(method, net, SGD, task, seed=0) as drive:
             for n, t in net.state_dict().items():
                 first = untrained.state_dict()[n]
-                assert torch.equal(t, first[: len(t)] if t.ndim else first), f"{n} at the beginning of task {task.index}"
+                assert torch.equal(t, first[: len(t)] if t.ndim else first), f"{n}, task {task.index} begins"
             for batch in drive.batches(0, 4):
                 drive.loss(batch).backward()
                 drive.optimizer.step()
@@ -58,10 +58,10 @@ def test_the_result_does_not_depend_on_the_order_of_tasks_given_an_equal_memory(
         net, method = Net(norm=True, dropout=0.3), GDumb(memory=Greedy(capacity=16))
         net.head.grow(4)
         for i, classes in enumerate(before):
-            with Drive(method, net, MadeOptimizer("adamw", 0.01), Task(i, rows(classes, 3, i), classes), seed=0) as drive:
+            with Drive(method, net, ADAMW, Task(i, rows(classes, 3, i), classes), seed=0) as drive:
                 trained(drive)
         method.memory = Greedy(capacity=16)
-        with Drive(method, net, MadeOptimizer("adamw", 0.01), task, seed=0) as drive:
+        with Drive(method, net, ADAMW, task, seed=0) as drive:
             trained(drive)
         ends.append({n: t.clone() for n, t in net.state_dict().items()})
     assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())
@@ -88,7 +88,7 @@ def test_a_task_without_rows_leaves_what_was_learned():
 
 def test_it_answers_for_all_classes_from_a_small_memory():
     net = Net(norm=False, dropout=0.0)
-    stage = Stage(GDumb(memory=Greedy(capacity=60)), MadeOptimizer("adamw", 0.01), batch_size=8, epochs=20)
+    stage = Stage(GDumb(memory=Greedy(capacity=60)), ADAMW, batch_size=8, epochs=20)
     learner = Learner(net, (stage,))
     list(learner.learn(stream()))
     scores = [score(learner.predict, e.tests[f"task{i}"]) for i, e in enumerate(stream())]

@@ -59,7 +59,7 @@ def test_the_memory_keeps_each_class_in_herding_order_and_trims_the_last():
             order = herd(F.normalize(x[d], dim=1), 12)[:share]
             assert torch.equal(held.x[held.y == d], x[d][order]), f"class {d} of {c + 1}"
         assert len(memory) == 12
-    assert memory.draw(12).x.shape == (12, 5) and not memory.draw(12).source is None
+    assert memory.draw(12).x.shape == (12, 5) and memory.draw(12).source is not None
 
 
 def test_a_class_that_comes_back_is_herded_toward_the_mean_of_all_its_rows():

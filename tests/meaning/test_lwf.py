@@ -40,7 +40,8 @@ def taught(method: LwF, told: bool = False, epochs: int = 1) -> tuple[Net, Drive
 
 def test_the_teacher_is_the_model_that_ended_the_last_task_and_never_moves():
     class Watches(Listener):
-        apart: list[float] = []
+        def __init__(self):
+            self.apart: list[float] = []
 
         def stepped(self, learner: Learner, loss: torch.Tensor) -> None:
             if learner.experience:
@@ -71,7 +72,8 @@ def test_its_term_is_the_distillation_over_old_classes_on_the_present_rows():
     half = replace(batch, weight=torch.tensor([1.0] * 4 + [0.0] * 4))
     alone = batch.pick(slice(0, 4))
     expected = method.loss(net, alone, forward(net, alone))
-    assert method.loss(net, half, out).item() == pytest.approx(expected.item(), rel=1e-5), "rows without weight do not count"
+    got = method.loss(net, half, out).item()
+    assert got == pytest.approx(expected.item(), rel=1e-5), "rows without weight do not count"
 
 
 def test_at_the_teacher_itself_its_gradient_is_zero():
@@ -91,7 +93,8 @@ def test_where_heads_separate_tasks_each_old_head_is_asked_without_its_mask():
     assert (batch.task == 1).all() and method.known == {"0": [0, 1]}
     out = forward(net, batch)
     assert (out.logits[:, :2] == -1e4).all(), "the shared answer shuts the old head"
-    open_, then = forward(net, replace(batch, task=None)).logits, method.teacher.answer(net, replace(batch, task=None)).logits
+    hidden = replace(batch, task=None)
+    open_, then = forward(net, hidden).logits, method.teacher.answer(net, hidden).logits
     expected = distillation(open_[:, :2], then[:, :2], 2.0)
     assert method.loss(net, batch, out).item() == pytest.approx(expected.item(), rel=1e-6) and expected > 0
 

@@ -48,8 +48,14 @@ def test_along_small_steps_the_path_adds_up_to_the_fall_of_the_loss():
     assert apart[0] < 0.05 and apart[2] < 0.3 * apart[0], apart
 
 
-@pytest.mark.parametrize("make", [SGD, MadeOptimizer("sgd", 0.05, [], {"momentum": 0.9, "nesterov": True}),
-                                  MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.1})])
+@pytest.mark.parametrize(
+    "make",
+    [
+        SGD,
+        MadeOptimizer("sgd", 0.05, [], {"momentum": 0.9, "nesterov": True}),
+        MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.1}),
+    ],
+)
 def test_the_path_is_of_the_steps_that_were_taken_whatever_the_optimizer_and_what_rests(make):
     """Twin: minus the gradient times the difference of the weights, noted outside; nesterov writes into gradients."""
     net, method = Net(norm=False, dropout=0.0), SI()

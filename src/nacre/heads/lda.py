@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.errors import BadSetting
 from .statistics import ClassStatistics
 
 
@@ -25,7 +26,7 @@ def discriminant(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor,
         W, (width, classes), and b, (classes,).
 
     Raises:
-        ValueError: no shared covariance is kept.
+        BadSetting: no shared covariance is kept.
 
     >>> statistics = ClassStatistics(covariance="shared")
     >>> statistics.add(torch.tensor([[0.0], [2.0], [4.0], [6.0]]), torch.tensor([0, 0, 1, 1]))
@@ -34,7 +35,7 @@ def discriminant(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor,
     tensor([0, 1])
     """
     if statistics.mean is None or statistics.pooled is None:
-        raise ValueError('no shared covariance is kept: set covariance = "shared"')
+        raise BadSetting('no shared covariance is kept: set covariance = "shared"')
     mean, rows = statistics.mean, statistics.count.sum()
     spread = (1 - shrinkage) * statistics.pooled / rows + shrinkage * torch.eye(mean.shape[1]).to(mean)
     weight = torch.cholesky_solve(mean.T, torch.linalg.cholesky(spread))

@@ -45,7 +45,7 @@ def herd(z: Tensor, count: int, mean: Tensor | None = None) -> Tensor:
     size, wanted = (
         z.square().sum(1),
         torch.zeros_like(mean),
-    )  # wanted: k mean - s, to which the k-th row should be nearest
+    )  # wanted: k mean - s, which the k-th row should be nearest to
     chosen: list[Tensor] = []
     for _ in range(min(count, len(z))):
         wanted += mean

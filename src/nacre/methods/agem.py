@@ -65,14 +65,14 @@ class AGEM(Method):
         if self.how == "move" or not self.reference:
             return grads
         mine = [grads[n] for n in self.reference]
-        harm = harmful(mine, list(self.reference.values()))
+        harm = harmful(mine, [*self.reference.values()])
         return grads | dict(zip(self.reference, torch._foreach_sub(mine, harm), strict=True))
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
         if self.how == "move" and self.reference:
             mine = [new[n] for n in self.reference]
             move = torch._foreach_sub([old[n] for n in self.reference], mine)
-            torch._foreach_add_(mine, harmful(move, list(self.reference.values())))
+            torch._foreach_add_(mine, harmful(move, [*self.reference.values()]))
         return new
 
     def needs_old(self, name: str) -> bool:
@@ -99,14 +99,14 @@ class AGEM(Method):
         self.tasks += 1
 
 
-def harmful(mine: Sequence[Tensor], reference: Sequence[Tensor]) -> Sequence[Tensor]:
+def harmful(mine: Sequence[Tensor], reference: list[Tensor]) -> list[Tensor]:
     """The part of a gradient that points against the reference, min(g.r, 0) / |r|^2 r; nothing is read back.
 
     >>> harmful([torch.tensor([1.0, -2.0])], [torch.tensor([0.0, 1.0])])
-    (tensor([-0., -2.]),)
+    [tensor([-0., -2.])]
     """
     share = _product(mine, reference).clamp_max(0) / _product(reference, reference).clamp_min(1e-30)
-    return torch._foreach_mul(reference, share.to(reference[0].dtype))
+    return list(torch._foreach_mul(reference, share.to(reference[0].dtype)))
 
 
 def _product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
