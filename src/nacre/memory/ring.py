@@ -22,6 +22,7 @@ class Ring(Memory):
     Paper: On Tiny Episodic Memories in Continual Learning (arXiv 1902.10486), ring buffer; there the number of classes is
     known from the start, and each has its own part of the memory.
 
+    >>> import torch
     >>> from nacre.core.rows import Batch
     >>> memory = Ring(capacity=4)
     >>> memory.add(Batch(torch.arange(9.0)[:, None], torch.tensor([0] * 6 + [1] * 3)))

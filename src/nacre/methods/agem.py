@@ -46,6 +46,9 @@ class AGEM(Method):
     paper: ClassVar[Paper | None] = Paper("Efficient Lifelong Learning with A-GEM", 2018, "1812.00420")
     fidelity: ClassVar[Fidelity] = "faithful"
     off: ClassVar[dict[str, Any]] = {"rows": 0}
+    keeps: ClassVar[Literal["constant", "per class", "per task"]] = (
+        "per task"  # numbers: how many rows of each task came by
+    )
 
     rows: int = setting(256, "rows of the past that the reference gradient is taken of", low=0)
     patterns: int = setting(256, "rows of each task that are offered to the memory", low=1)
