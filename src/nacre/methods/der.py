@@ -29,9 +29,9 @@ FIELD, DRAW = "logits", "der"
 class DER(Method):
     """Pull the logits of remembered rows toward those that the model gave when it met them.
 
-    loss += strength * mean over drawn rows of |o - z|^2 / columns, with z the logits stored with a row, in fp32. Each step draws
-    `rows` rows, which pass the same augmentation as the stream's and have no part in the stage's own loss. A head that grew
-    since is compared on the columns that it had: nothing then holds down later classes on old rows, for which there are
+    loss += strength * mean over drawn rows of |o - z|^2 / columns, with z the logits stored with a row, in fp32. Each step
+    draws `rows` rows, which pass the same augmentation as the stream's and have no part in the stage's own loss. A head that
+    grew since is compared on the columns that it had: nothing then holds down later classes on old rows, for which there are
     labels (`DERpp`), or a head that has all classes from the start, as published.
 
     With `stored = "insertion"`, as published, z is what the model answered in training, before the step after which the row
