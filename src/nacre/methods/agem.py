@@ -103,11 +103,7 @@ class AGEM(Method):
 
 
 def harmful(mine: Sequence[Tensor], reference: list[Tensor]) -> list[Tensor]:
-    """The part of a gradient that points against the reference, min(g.r, 0) / |r|^2 r; nothing is read back.
-
-    >>> harmful([torch.tensor([1.0, -2.0])], [torch.tensor([0.0, 1.0])])
-    [tensor([-0., -2.])]
-    """
+    """The part of a gradient that points against the reference, min(g.r, 0) / |r|^2 r; nothing is read back."""
     share = _product(mine, reference).clamp_max(0) / _product(reference, reference).clamp_min(1e-30)
     return list(torch._foreach_mul(reference, share.to(reference[0].dtype)))
 
