@@ -27,12 +27,14 @@ from .dice import dice, seed_global
 from .errors import BadSetting, RanksDiffer
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, called, device_of, evaluating, forward, grow
+from .once import pass_over
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
-from .refusals import check_labels, check_layers, check_norms, check_width
+from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
 from .rows import Augment, Batch, Cut
 from .rule import Rule, Site, hooked
 from .stream import Task
+from .widen import go_on_with
 
 MakeOptimizer = Callable[[dict[str, nn.Parameter]], Optimizer]
 """Makes an optimizer from parameters by name."""
@@ -105,6 +107,7 @@ class Drive:
         )
         self.rows = task.train  # what is trained on, once the stage has begun
         self.place = (seed or 0, task.index, task.stage)
+        self.classes = 0  # how many the rows of a task that announces none have shown so far
         self.world = ranks.world()
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
@@ -126,6 +129,7 @@ class Drive:
             if self.given is not None:
                 named = trainable(self.model, self.method)
                 self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
+                check_one_faced(self.task, self.optimizer)
                 if self.world > 1:
                     self.reducer = Reducer([p for group in self.optimizer.param_groups for p in group["params"]])
                     stack.callback(self.optimizer.register_step_pre_hook(self.reducer.before_step).remove)
@@ -143,6 +147,7 @@ class Drive:
         return self
 
     def _begin(self) -> None:
+        check_unannounced(self.task, self.method)
         if self.seed is not None:
             seed_global(*self.place, "begin")
         for classes, task_id in self.task.growth:
@@ -189,8 +194,11 @@ class Drive:
     def order(self, epoch: int) -> Tensor:
         """The positions of the rows that are trained on, in the order in which this epoch takes them."""
         rows = len(self.rows) if self.rows is not None else 0
-        shuffled = torch.randperm(rows, generator=dice(*self.place, epoch, "order"))
-        return self.method.shape_order(shuffled, self.task, epoch)
+        if self.task.ordered and self.rows is self.task.train:
+            order = torch.arange(rows)
+        else:
+            order = torch.randperm(rows, generator=dice(*self.place, epoch, "order"))
+        return self.method.shape_order(order, self.task, epoch)
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
         """The rows of one epoch, shuffled, as raw batches on the model's device, from batch `start` on.
@@ -205,11 +213,35 @@ class Drive:
         if self.rows is None:
             return
         order = self.order(epoch)
+        pass_over(self.rows, order[: start * size])
         for low in range(start * size, len(order), size):
             step = order[low : low + size]
             if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
                 check_norms(self.task, self.model)  # on all ranks
-            yield cut(self.rows, step, accumulate, self.device, self.in_parts)
+            pieces = cut(self.rows, step, accumulate, self.device, self.in_parts)
+            for piece in pieces if not self.task.border else ():
+                self.admit(piece.y)
+            yield pieces
+
+    def admit(self, labels: Tensor) -> None:
+        """Let the head answer for labels, (rows,), that no task announced: it grows, and the optimizer goes on with it.
+
+        `steps` and `batches` do so before they give out the rows of a task without borders.
+        """
+        if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+            return
+        highest = int(labels.max()) + 1  # read back from the device: only rows say that a class is there
+        if highest <= self.classes:
+            return
+        self.classes = highest
+        if grow(self.model, highest):
+            if self.world > 1:
+                raise BadSetting(
+                    f"a row of class {highest - 1} came up on one of several ranks, and the head is too narrow for it: call "
+                    "nacre.grow(model, classes) before, or use one process"
+                )
+            self.method.prepare(self.model)
+            go_on_with(self.site, trainable(self.model, self.method))
 
     def loss(self, batch: Batch, share: float = 1.0) -> Tensor:
         """The loss of one micro-batch; call `backward()` on it.

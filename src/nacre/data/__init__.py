@@ -6,13 +6,15 @@ from .idx import read_idx
 from .images import read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
-from .source import Source, check_inputs, digest
+from .source import Column, Source, check_inputs, digest
 from .tables import Table, read_tables
 from .texts import TextRows
+from .validation import without_test_rows
 
 __all__ = [
     "AUGMENTS",
     "SOURCES",
+    "Column",
     "Compose",
     "Flip",
     "Jitter",
@@ -30,4 +32,5 @@ __all__ = [
     "read_picture",
     "read_tables",
     "stream_glyphs",
+    "without_test_rows",
 ]

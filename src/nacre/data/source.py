@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,36 @@ UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no name holds: 
 
 
 @dataclass(frozen=True, eq=False)
+class Column:
+    """What is known of each row beside its inputs and its label, such as its domain or its time; streams are cut by it.
+
+    Attributes:
+        train: (training rows,) whole numbers from 0 that stand for names, or any numbers.
+        test: (test rows,) likewise.
+        names: The value k is called `names[k]`; empty where values are numbers, such as times.
+
+    >>> Column.of(["photo", "sketch", "photo"], ["sketch"]).train.tolist()
+    [0, 1, 0]
+    """
+
+    train: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
+    names: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(train: Sequence[Any], test: Sequence[Any]) -> Column:
+        """A column of names (numbered in the order of the alphabet), or of numbers."""
+        if not any(isinstance(value, str) for value in (*train, *test)):
+            return Column(torch.as_tensor(train), torch.as_tensor(test))
+        names = sorted({str(value) for value in train})
+        number = {name: k for k, name in enumerate(names)}
+        if strange := sorted({str(value) for value in test} - set(number)):
+            raise BadData(f"test rows have the value {strange[0]!r}, which no training row has: leave them out")
+        numbered = [torch.tensor([number[str(value)] for value in part], dtype=torch.long) for part in (train, test)]
+        return Column(numbered[0], numbered[1], tuple(names))
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """Checked data with a name and a digest.
 
@@ -35,6 +65,7 @@ class Source:
         sha256: Digest of the bytes of both inputs and labels; made here where it is not given.
         note: Where the rows come from, or what was done to them, in a sentence.
         validation: Rows for choosing settings by, where the data bring some; streams do not touch them.
+        columns: What is known of each row beside, by name: streams look for `domain` and `time`.
 
     Raises:
         BadData: anything that could not be learned from; the message says what to change.
@@ -52,6 +83,7 @@ class Source:
     sha256: str = ""
     note: str = ""
     validation: TensorRows | TextRows | None = field(default=None, repr=False)
+    columns: Mapping[str, Column] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.classes)
@@ -68,9 +100,16 @@ class Source:
                 "leave them out of `classes` and number the labels without gaps"
             )
         _check_groups(self.name, self.groups, len(self.classes))
+        for name, column in self.columns.items():
+            for part, values, rows in (
+                ("training", column.train, len(self.train)),
+                ("test", column.test, len(self.test)),
+            ):
+                _check_column(f"{self.name}, the column {name!r} of {part} rows", values, rows, column.names)
         if not self.sha256:
-            known = (self.train, self.test)
-            object.__setattr__(self, "sha256", digest(*(part for rows in known for part in (_inputs(rows), rows.y))))
+            known: list[Any] = [part for rows in (self.train, self.test) for part in (_inputs(rows), rows.y)]
+            known += [part for _, c in sorted(self.columns.items()) for part in (c.train, c.test)]
+            object.__setattr__(self, "sha256", digest(*known))
 
 
 def digest(*parts: Any) -> str:
@@ -212,6 +251,20 @@ def _check_alike(name: str, part: str, train: TensorRows | TextRows, other: Tens
             f"{name}: a training row is {tuple(one.shape[1:])} {one.dtype}, a {part} row {tuple(two.shape[1:])} "
             f"{two.dtype}: bring both to one shape and type"
         )
+
+
+def _check_column(what: str, values: Tensor, rows: int, names: tuple[str, ...]) -> None:
+    if not isinstance(values, Tensor) or values.ndim != 1 or len(values) != rows:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise BadData(f"{what} is {shape}, but there are {rows} rows: give a tensor with one value for each")
+    if len(set(names)) < len(names):
+        raise BadData(f"{what} has two values of one name: give each its own")
+    if names and (values.dtype != torch.int64 or (rows and (int(values.min()) < 0 or int(values.max()) >= len(names)))):
+        raise BadData(
+            f"{what} numbers its {len(names)} names, so its values are int64 in 0..{len(names) - 1}: renumber it"
+        )
+    if not names and not bool(values.isfinite().all()):
+        raise BadData(f"{what} holds NaN or infinite numbers: repair or leave these rows out")
 
 
 def _check_groups(name: str, groups: tuple[tuple[int, ...], ...], classes: int) -> None:

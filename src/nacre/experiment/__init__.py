@@ -8,7 +8,8 @@ from .fit import fit
 from .folder import Finished, slug
 from .recorder import Observer
 from .stopping import Stopped, Stopping
-from .tables import TABLES
+from .sweep import Sweep, swept_in
+from .tables import TABLES, StreamTable
 from .trial import Trial, device_of
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "Predictor",
     "Stopped",
     "Stopping",
+    "StreamTable",
+    "Sweep",
     "Trial",
     "compared_in",
     "default_comparison",
@@ -30,4 +33,5 @@ __all__ = [
     "fit",
     "load",
     "slug",
+    "swept_in",
 ]

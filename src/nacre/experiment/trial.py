@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,16 +21,15 @@ from ..core.errors import BadData, BadSetting
 from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, augmentation, load
+from ..data import Source, TextRows, augmentation, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
-from ..streams import Split, stream
+from ..streams import STREAMS, First, FromData, arriving
 from .config import Config
 from .tables import DEVICE
 
 GIVEN = "given in Python"
 """The name of a source or a backbone that no config can say."""
-DEFAULT_TASKS = 5
 MARK_EVERY = 100  # steps between the places that a rollback returns to, where no checkpoints are written by steps
 
 
@@ -41,17 +41,24 @@ class Trial:
         seed: Draws everything that is drawn.
         source: The data.
         split: The stream as described.
-        stream: The stream as learned: joined or accumulated where a method asks for it.
+        stream: The stream as learned: its rows arrive as the config says, joined or accumulated where a method asks for it.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
+        arrival: How rows arrive.
     """
 
     seed: int
     source: Source
-    split: Split
+    split: FromData
     stream: Stream
     body: Body
     learner: Learner
+    arrival: str = "offline"
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The stream in words and numbers."""
+        return self.split.describe()
 
     @property
     def tasks(self) -> int:
@@ -67,7 +74,7 @@ class Trial:
             "rows": {"train": len(source.train), "test": len(source.test)},
             "classes": len(source.classes),
             "note": source.note,
-            "stream": self.split.describe(),
+            "stream": {**self.described, "arrival": self.arrival},
         }
 
 
@@ -89,13 +96,15 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
+        if config.data.tested_on == "validation":
+            source = without_test_rows(source, seed, config.data.validation_share)
+    told = config.stream
     with placed("stream"):
-        tasks = config.stream.tasks
-        if tasks is None:
-            tasks = len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
-        split = stream(config.stream.kind, source, tasks=tasks, order=config.stream.order, seed=seed)
+        kind = STREAMS[told.kind](**told.settings)
+        split = kind.over(source, seed)
+        split = split if told.first is None else First(split, told.first)
     with placed("backbone"):
-        body = _body(config, seed, source, body)
+        body = _body(config, seed, source, kind.row_shape(source), body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
     model = Classifier(body, head).to(device_of(config))
     stages = tuple(stage(config, i, seed) for i in range(len(config.stage)))
@@ -109,10 +118,17 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
-    made = Trial(seed, source, split, as_met(split, *(s.method for s in stages)), body, learner)
+    learned = as_met(arriving(split, told.arrival, seed), *(s.method for s in stages))
+    made = Trial(seed, source, split, learned, body, learner, told.arrival)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
+        others = s.method.overrides("shape_rows")  # which may be met as often as one likes
+        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None and not others:
+            raise BadSetting(
+                f"stage.{i}: epochs = {s.epochs}, but the rows of a stream with arrival = {told.arrival!r} are met once: set "
+                "epochs = 1"
+            )
     return made
 
 
@@ -192,7 +208,7 @@ class _Placed:
             return self.make(params)
 
 
-def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body:
+def _body(config: Config, seed: int, source: Source, shape: tuple[int, ...], given: Body | None) -> Body:
     if given is not None:
         return copy.deepcopy(given)
     name = config.backbone.source
@@ -203,7 +219,6 @@ def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body
         )
     if name == GIVEN:
         raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
-    shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
     body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
     if len(shape) == 1 and body.spec.get("kind") != "mlp":
