@@ -96,7 +96,7 @@ class Comparison:
 def default_comparison(changes: Iterable[str] = ()) -> Comparison:
     """The embedded comparison, with changes to every one of its configs; stored bounds only where nothing was changed."""
     changes = list(changes)
-    configs = [Config.load(path, changes) for path in sorted(RECIPES.glob("*.toml"))]
+    configs = [Config.load(path, changes) for path in sorted(RECIPES.glob("[0-9]*.toml"))]
     free = ("run.seeds", "run.device", "run.threads", "run.keep", "run.save_every", "run.save_seconds", "watch.")
     same = all(change.strip().startswith(free) for change in changes)
     text = (RECIPES / "about.md").read_text(encoding="utf-8").strip() if same else ""
