@@ -112,14 +112,9 @@ EXAMPLES = """\b
 @plugin
 def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: str | None, device: str | None) -> None:
     """Run what CONFIG says; without one, the embedded comparison."""
-    from ..core.errors import BadSetting
     from .work import run_comparison, run_one
 
-    said = list(changes)
-    if seeds is not None:
-        if not all(s.strip().isdecimal() and len(s) < 20 for s in seeds.split(",")):
-            raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {seeds!r}")
-        said.append(f"run.seeds={[int(s) for s in seeds.split(',')]}")
+    said = [*changes, *_seeds(seeds)]
     if device is not None:
         said.append(f'run.device="{device}"')
     if config is None:
@@ -128,12 +123,74 @@ def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: 
         run_one(config, said, out)
 
 
+def _seeds(text: str | None) -> list[str]:
+    """The change that `--seeds` means."""
+    from ..core.errors import BadSetting
+
+    if text is None:
+        return []
+    if not all(s.strip().isdecimal() and len(s) < 20 for s in text.split(",")):
+        raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {text!r}")
+    return [f"run.seeds={[int(s) for s in text.split(',')]}"]
+
+
+SWEEPS = """\b
+  nacre sweep my.toml --over stage.0.methods.0.strength=1,10,100
+  nacre sweep my.toml --over stage.0.optimizer.lr=0.01,0.1 --over stage.0.epochs=1,5 --select first:3 --seeds 0,1,2 --test"""
+
+
+@cli.command(epilog=SWEEPS)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--over",
+    "axes",
+    multiple=True,
+    required=True,
+    metavar="PLACE=V,V",
+    help="A setting and its values; several: all pairs.",
+)
+@click.option(
+    "--select",
+    default="validation",
+    show_default=True,
+    help='Rows to be judged on: "validation", or "first:3", those of the first three tasks. Test rows are never read.',
+)
+@click.option("--by", default="last", show_default=True, help="The figure whose mean over the seeds decides.")
+@click.option("--set", "changes", multiple=True, metavar="PLACE=VALUE", help="Change a setting of every run.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The sweep's folder; by default runs/NAME-sweep-DATE-TIME."
+)
+@click.option("--seeds", metavar="0,1,2", help="Several give mean and spread.")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs at a time; by default one a core, on a GPU one.")
+@click.option("--test", is_flag=True, help="Then run the best on the test rows, with all training rows.")
+@plugin
+def sweep(
+    config: Path,
+    axes: tuple[str, ...],
+    select: str,
+    by: str,
+    changes: tuple[str, ...],
+    out: Path | None,
+    seeds: str | None,
+    workers: int | None,
+    test: bool,
+) -> None:
+    """Choose settings of CONFIG without a look at test rows: run all combinations of values, and say which is best.
+
+    Each run is scored on validation rows (the data's own, or a tenth of the training rows). The best config is written to
+    best.toml, set to be trained on all training rows and scored on the test rows.
+    """
+    from .sweeping import sweep as run_grid
+
+    run_grid(config, axes, select, by, [*changes, *_seeds(seeds)], out, workers, test)
+
+
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @plugin
 def resume(folder: Path) -> None:
-    """Go on with the run in DIR, from its newest checkpoint; the result is that of a run that never stopped."""
-    from .work import resume_any
+    """Go on with the run, comparison or sweep in DIR from the newest checkpoint, as if it had never stopped."""
+    from .resuming import resume_any
 
     resume_any(folder)
 

@@ -9,6 +9,7 @@ from .npz import read_npy, read_npz
 from .source import Column, Source, check_inputs, digest
 from .tables import Table, read_tables
 from .texts import TextRows
+from .validation import without_test_rows
 
 __all__ = [
     "AUGMENTS",
@@ -31,4 +32,5 @@ __all__ = [
     "read_picture",
     "read_tables",
     "stream_glyphs",
+    "without_test_rows",
 ]

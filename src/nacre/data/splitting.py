@@ -64,7 +64,7 @@ def source_of(
         done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
         parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
     rows = {part: _rows(held) for part, held in parts.items()}
-    train, test = parts["train"].beside, parts["test"].beside
+    train, test, more = (parts[part].beside if part in parts else {} for part in ("train", "test", "validation"))
     return Source(
         name,
         rows["train"],
@@ -73,19 +73,29 @@ def source_of(
         groups=tuple(tuple(group) for group in groups),
         note="; ".join(dict.fromkeys(done)),
         validation=rows.get("validation"),
-        columns={column: Column.of(train[column], test[column]) for column in train if column in test},
+        columns={c: Column.of(train[c], test[c], more.get(c)) for c in train if c in test},
     )
 
 
-def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float) -> tuple[Tensor, Tensor]:
+def split(
+    name: str, y: Tensor, classes: Sequence[str], seed: int, share: float, part: str = "test"
+) -> tuple[Tensor, Tensor]:
     """Positions for training and testing: of each class `share` of its rows, at least one for each.
+
+    Args:
+        name: What the data are called.
+        y: (rows,) labels.
+        classes: Label k is `classes[k]`.
+        seed: Draws the share, together with the name of the part.
+        share: How large the part is that is not trained on.
+        part: What it is for.
 
     Raises:
         BadData: there are no rows, or a class has only one.
         BadSetting: the share is not between 0 and 1.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-        raise BadSetting(f"test_share is the part of the rows kept for testing, between 0 and 1, not {share!r}")
+        raise BadSetting(f"{part}_share is the part of the rows kept back, between 0 and 1, not {share!r}")
     train, test = [], []
     for c in y.unique().tolist():
         rows = (y == c).nonzero().flatten()
@@ -95,7 +105,7 @@ def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float)
                 f"{name}: class {called} has one row, so it cannot be trained and tested: give a second one, or test rows "
                 "of their own"
             )
-        rows = rows[torch.randperm(len(rows), generator=dice(seed, "test", c))]
+        rows = rows[torch.randperm(len(rows), generator=dice(seed, part, c))]
         held = min(max(1, int(len(rows) * share + 0.5)), len(rows) - 1)
         test.append(rows[:held])
         train.append(rows[held:])

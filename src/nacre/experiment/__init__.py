@@ -8,6 +8,7 @@ from .fit import fit
 from .folder import Finished, slug
 from .recorder import Observer
 from .stopping import Stopped, Stopping
+from .sweep import Sweep, swept_in
 from .tables import TABLES, StreamTable
 from .trial import Trial, device_of
 
@@ -22,6 +23,7 @@ __all__ = [
     "Stopped",
     "Stopping",
     "StreamTable",
+    "Sweep",
     "Trial",
     "compared_in",
     "default_comparison",
@@ -31,4 +33,5 @@ __all__ = [
     "fit",
     "load",
     "slug",
+    "swept_in",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from ..catalogue import NONE
@@ -79,12 +79,19 @@ class DataTable(Table):
     label: str | None = setting(None, "the column of the labels in a table; none goes by the names of the columns")
     size: int | list[int] | None = setting(None, "side, or [height, width], that pictures in folders are stretched to")
     test_share: float = setting(0.2, "the part of each class that is kept for testing where there are no test rows")
+    tested_on: Literal["test", "validation"] = setting(
+        "test",
+        '"validation" leaves test rows alone, to choose settings: the rows the data bring, or a share of the training rows',
+    )
+    validation_share: float = setting(0.1, "that share, of each class")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_empty(self.source)
         if not 0 < self.test_share < 1:
             raise BadSetting(f"test_share must be between 0 and 1, not {self.test_share!r}")
+        if not 0 < self.validation_share < 1:
+            raise BadSetting(f"validation_share must be between 0 and 1, not {self.validation_share!r}")
 
     def reading(self) -> dict[str, Any]:
         """What `nacre.data.load` is told beside the source."""
@@ -102,6 +109,7 @@ class StreamTable(Table):
         "offline",
         'rows stay as long as a task lasts; "online": are met once; "task-free": and nobody says where tasks end',
     )
+    first: int | None = setting(None, "only so many tasks of it are learned and tested, for choosing settings", low=1)
     evaluate: Literal["seen", "all", "last"] = setting(
         "seen", "after each task test the tasks learned so far, or all (also before the first), or only after the last"
     )
@@ -109,7 +117,13 @@ class StreamTable(Table):
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written: the settings of the kind stand beside the others."""
-        return {"kind": self.kind, "arrival": self.arrival, "evaluate": self.evaluate, **self.settings}
+        mine = {name: getattr(self, name) for name in self.of_any_kind()}
+        return {**{name: value for name, value in mine.items() if value is not None}, **self.settings}
+
+    @classmethod
+    def of_any_kind(cls) -> list[str]:
+        """The settings that every kind of stream has."""
+        return [f.name for f in fields(cls) if f.name != "settings"]
 
 
 @dataclass

@@ -21,10 +21,10 @@ from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, augmentation, load
+from ..data import Source, TextRows, augmentation, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
-from ..streams import STREAMS, FromData, arriving
+from ..streams import STREAMS, FromData, arriving, stream_of
 from .config import Config
 from .tables import DEVICE
 
@@ -45,6 +45,7 @@ class Trial:
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
         arrival: How rows arrive.
+        first: How many experiences of the stream are met; None: all.
     """
 
     seed: int
@@ -54,6 +55,7 @@ class Trial:
     body: Body
     learner: Learner
     arrival: str = "offline"
+    first: int | None = None
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class Trial:
     @property
     def tasks(self) -> int:
         """How many experiences the learner meets."""
-        return 1 if isinstance(self.stream, Joined) else len(self.split)
+        return 1 if isinstance(self.stream, Joined) else min(len(self.split), self.first or len(self.split))
 
     def data(self) -> dict[str, Any]:
         """What the record says of the data."""
@@ -96,6 +98,8 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
+        if config.data.tested_on == "validation":
+            source = without_test_rows(source, seed, config.data.validation_share)
     told = config.stream
     with placed("stream"):
         kind = STREAMS[told.kind](**told.settings)
@@ -117,10 +121,13 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
     )
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
     learned = arriving(split, told.arrival, seed)
-    made = Trial(seed, source, split, Joined(learned) if joins else learned, body, learner, told.arrival)
+    if told.first is not None:
+        learned = stream_of(learned.__getitem__, length=min(told.first, len(split)))
+    made = Trial(seed, source, split, Joined(learned) if joins else learned, body, learner, told.arrival, told.first)
     for i, s in enumerate(stages):
-        if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
-            raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
+        tasks = 1 if joins else len(split)  # with `first` alone, a stage of later tasks is no mistake
+        if not any(s.runs_on(Task(k)) for k in range(tasks)):
+            raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {tasks} tasks, which count from 0")
         if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None:
             raise BadSetting(
                 f"stage.{i}: epochs = {s.epochs}, but the rows of a stream with arrival = {told.arrival!r} are met once: set "

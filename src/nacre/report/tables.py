@@ -55,6 +55,33 @@ def matrix(run: Run, seed: int | None = None) -> Sheet:
     return Sheet(["", *(result.tests[j]["name"] for j in across)], rows, title, notes)
 
 
+def grid(
+    axes: Sequence[str], points: Sequence[tuple[Sequence[str], Run]], by: str, best: int, title: str = ""
+) -> Sheet:
+    """The points of a sweep: their values, the figure that they are judged by, and what else came of them.
+
+    Args:
+        axes: Names of what was varied.
+        points: For each point its values and its record.
+        by: The figure.
+        best: The place of the point that was chosen.
+        title: Of the sheet.
+
+    >>> from nacre.core.run import Result
+    >>> runs = [Run(n, "finished", seeds=[0], results={0: Result(summary={"last": v})}) for n, v in (("a", 0.5), ("b", 0.75))]
+    >>> [row[:2] + row[-1:] for row in grid(["lr"], [(["0.1"], runs[0]), (["0.2"], runs[1])], "last", 1).rows]
+    [['0.1', '50.0', ''], ['0.2', '75.0', 'best']]
+    """
+    others = [name for name in ("last", "learning", "forgetting") if name != by]
+    rows = []
+    for place, (values, run) in enumerate(points):
+        figures = [percent(*run.figure(name)) for name in (by, *others)]
+        state = run.status if run.status != "finished" else "best" if place == best else ""
+        rows.append([*values, *figures, _seconds(run.figure("training")[0]), state])
+    notes = [f"{run.name}: {run.error}" for _, run in points if run.error]
+    return Sheet([*axes, by, *others, "train s", ""], rows, title, notes, left=len(axes))
+
+
 def references(runs: Iterable[Run]) -> list[str]:
     """The papers of the methods that ran, each once, and how sure we are of each method."""
     lines = {}
@@ -80,11 +107,15 @@ def _row(run: Run) -> list[str]:
     shares = [percent(*run.figure(name)) for name in (*COLUMNS, "moved")]
     stale, training = run.figure("stale")[0], run.figure("training")[0]
     evaluation, peak = run.figure("evaluation")[0], run.figure("peak")[0]
-    seconds = ["-" if math.isnan(s) else f"{s:.0f}" if s >= 10 else f"{s:.1f}" for s in (training, evaluation)]
+    seconds = [_seconds(s) for s in (training, evaluation)]
     memory = "-" if math.isnan(peak) else f"{peak / 2**20:.0f} MB"
     state = "" if run.status == "finished" else f" ({run.status})"
     few = "-" if math.isnan(stale) else f"{stale:g}"
     return [run.name + state, *shares, _length(run.figure("relative")[0]), few, *seconds, memory]
+
+
+def _seconds(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _length(value: float) -> str:
