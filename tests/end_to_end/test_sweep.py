@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from nacre.cli.main import cli
-from nacre.core.errors import BadData
 from nacre.core.run import Run
-from nacre.data import Column, load, without_test_rows
+from nacre.data import load, without_test_rows
 from nacre.experiment import Config, Finished, Sweep, swept_in
 from nacre.experiment.axis import Axis
 from nacre.experiment.folder import Folder
@@ -140,7 +138,7 @@ def test_only_the_first_tasks_and_a_setting_given_before(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["select"] == "first:1"
 
 
-def test_columns_follow_their_rows(tmp_path: Path):
+def test_columns_follow_their_rows():
     def rows(start: int) -> dict[str, np.ndarray]:
         x = np.arange(start, start + 20, dtype=np.float32)[:, None]
         return {"x": x, "y": np.arange(20) % 2, "time": x[:, 0], "site": np.where(x[:, 0] % 3 < 1, "sea", "air")}
@@ -155,15 +153,6 @@ def test_columns_follow_their_rows(tmp_path: Path):
         "sea" if x % 3 < 1 else "air" for x in chosen_on.test.x[:, 0].tolist()
     ]
     assert chosen_on.sha256 != whole.sha256
-
-    own = replace(
-        whole,
-        validation=whole.test,
-        columns={"time": Column.of([0] * 20, [1] * 20, [2] * 20), "site": whole.columns["site"]},
-    )
-    assert {name: c.test.tolist() for name, c in without_test_rows(own).columns.items()} == {"time": [2] * 20}
-    with pytest.raises(BadData, match=r"of validation rows is .3,., but there are 20 rows"):
-        replace(own, columns={"time": Column.of([0] * 20, [1] * 20, [2] * 3)})
 
 
 def test_axes_are_values_of_toml_or_texts():

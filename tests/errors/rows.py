@@ -14,6 +14,7 @@ from tests.errors import (
     rows_ranks,
     rows_runs,
     rows_streams,
+    rows_sweep,
 )
 from tests.errors.row import Row, page
 
@@ -47,6 +48,7 @@ SECTIONS: dict[str, list[Row]] = {
     "nacre.fit": rows_runs.FITS,
     "Folders of runs": rows_runs.FOLDERS,
     "Records": rows_runs.RECORDS,
+    "Sweeps": rows_sweep.SWEEPS,
     "Models that predict": rows_runs.MODELS,
     "Files of checkpoints": rows_checkpoints.CHECKPOINTS,
     "Saving": rows_checkpoints.SAVING,

@@ -17,7 +17,7 @@ from nacre.backbones import Pixels
 from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NacreError
 from nacre.core.run import Run
 from nacre.data import Source, TextRows
-from nacre.experiment import Comparison, Config, Experiment, Finished, compare, compared_in, fit, load
+from nacre.experiment import Comparison, Config, Experiment, Finished, compare, compared_in, crew, fit, load
 from nacre.experiment.rows import Trained
 from nacre.experiment.trial import GIVEN, device_called, trial
 from nacre.methods import ER
@@ -95,7 +95,7 @@ def at_once(places: list[Path], workers: int, look: Any) -> dict[Path, str]:
 
 
 def several(at: Place, *names: str) -> Comparison:
-    at.patch.setattr(compare, "_work_off", at_once)
+    at.patch.setattr(crew, "_work_off", at_once)
     return Comparison([config(f"run.name={name}") for name in names])
 
 
@@ -105,7 +105,7 @@ def compared(at: Place, first: Comparison, then: Comparison) -> Any:
 
 
 def failing(at: Place) -> Any:
-    at.patch.setattr(compare, "_work_off", at_once)
+    at.patch.setattr(crew, "_work_off", at_once)
     return Comparison([config("data.source=gone.npz")]).run(at / "both")
 
 

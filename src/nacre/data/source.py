@@ -30,7 +30,6 @@ class Column:
         train: (training rows,) whole numbers from 0 that stand for names, or any numbers.
         test: (test rows,) likewise.
         names: The value k is called `names[k]`; empty where values are numbers, such as times.
-        validation: (validation rows,) likewise, where the data bring such rows and it is known of them.
 
     >>> Column.of(["photo", "sketch", "photo"], ["sketch"]).train.tolist()
     [0, 1, 0]
@@ -39,24 +38,18 @@ class Column:
     train: Tensor = field(repr=False)
     test: Tensor = field(repr=False)
     names: tuple[str, ...] = ()
-    validation: Tensor | None = field(default=None, repr=False)
 
     @staticmethod
-    def of(train: Sequence[Any], test: Sequence[Any], validation: Sequence[Any] | None = None) -> Column:
+    def of(train: Sequence[Any], test: Sequence[Any]) -> Column:
         """A column of names (numbered in the order of the alphabet), or of numbers."""
-        held = {"training": train, "test": test, "validation": () if validation is None else validation}
-        if any(isinstance(value, str) for values in held.values() for value in values):
-            names = sorted({str(value) for value in train})
-            number = {name: k for k, name in enumerate(names)}
-            for part, values in held.items():
-                if strange := sorted({str(value) for value in values} - set(number)):
-                    raise BadData(
-                        f"{part} rows have the value {strange[0]!r}, which no training row has: leave them out"
-                    )
-            parts = [torch.tensor([number[str(v)] for v in values], dtype=torch.long) for values in held.values()]
-        else:
-            names, parts = [], [torch.as_tensor(values) for values in held.values()]
-        return Column(parts[0], parts[1], tuple(names), None if validation is None else parts[2])
+        if not any(isinstance(value, str) for value in (*train, *test)):
+            return Column(torch.as_tensor(train), torch.as_tensor(test))
+        names = sorted({str(value) for value in train})
+        number = {name: k for k, name in enumerate(names)}
+        if strange := sorted({str(value) for value in test} - set(number)):
+            raise BadData(f"test rows have the value {strange[0]!r}, which no training row has: leave them out")
+        numbered = [torch.tensor([number[str(value)] for value in part], dtype=torch.long) for part in (train, test)]
+        return Column(numbered[0], numbered[1], tuple(names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,16 +101,15 @@ class Source:
             )
         _check_groups(self.name, self.groups, len(self.classes))
         for name, column in self.columns.items():
-            known = {"training": column.train, "test": column.test, "validation": column.validation}
-            for part, values in known.items():
-                rows = held[part]
-                if values is not None:
-                    what = f"{self.name}, the column {name!r} of {part} rows"
-                    _check_column(what, values, 0 if rows is None else len(rows), column.names)
+            for part, values, rows in (
+                ("training", column.train, len(self.train)),
+                ("test", column.test, len(self.test)),
+            ):
+                _check_column(f"{self.name}, the column {name!r} of {part} rows", values, rows, column.names)
         if not self.sha256:
-            parts: list[Any] = [part for rows in (self.train, self.test) for part in (_inputs(rows), rows.y)]
-            parts += [part for _, c in sorted(self.columns.items()) for part in (c.train, c.test)]
-            object.__setattr__(self, "sha256", digest(*parts))
+            known: list[Any] = [part for rows in (self.train, self.test) for part in (_inputs(rows), rows.y)]
+            known += [part for _, c in sorted(self.columns.items()) for part in (c.train, c.test)]
+            object.__setattr__(self, "sha256", digest(*known))
 
 
 def digest(*parts: Any) -> str:

@@ -64,7 +64,7 @@ def source_of(
         done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
         parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
     rows = {part: _rows(held) for part, held in parts.items()}
-    train, test, more = (parts[part].beside if part in parts else {} for part in ("train", "test", "validation"))
+    train, test = parts["train"].beside, parts["test"].beside
     return Source(
         name,
         rows["train"],
@@ -73,7 +73,7 @@ def source_of(
         groups=tuple(tuple(group) for group in groups),
         note="; ".join(dict.fromkeys(done)),
         validation=rows.get("validation"),
-        columns={c: Column.of(train[c], test[c], more.get(c)) for c in train if c in test},
+        columns={column: Column.of(train[column], test[column]) for column in train if column in test},
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..core.rows import TensorRows
-from .source import Column, Source
+from .source import Source
 from .splitting import split
 from .texts import TextRows
 
@@ -16,8 +16,7 @@ def without_test_rows(source: Source, seed: int = 0, share: float = 0.1) -> Sour
     """The same data, its test rows replaced by validation rows.
 
     Where the data bring validation rows of their own, these are used and all training rows stay. Else a share of the training
-    rows of each class is kept back, drawn by the seed, and no longer trained on. Columns follow their rows; one that is not
-    known of the validation rows that the data bring is left out.
+    rows of each class is kept back, drawn by the seed, and no longer trained on.
 
     Args:
         source: The data.
@@ -34,21 +33,16 @@ def without_test_rows(source: Source, seed: int = 0, share: float = 0.1) -> Sour
     >>> len(whole.train), len(chosen_on.train), len(chosen_on.test)
     (1197, 896, 301)
     """
-    if source.validation is not None:
+    if source.validation is not None and not source.columns:  # of whose values in validation rows nothing is known
         note = _noted(source, "scored on the validation rows of the data, not on its test rows")
-        columns = {
-            name: Column(c.train, c.validation, c.names)
-            for name, c in source.columns.items()
-            if c.validation is not None
-        }
-        return replace(source, test=source.validation, validation=None, columns=columns, note=note, sha256="")
+        return replace(source, test=source.validation, validation=None, note=note, sha256="")
     train, held = split(source.name, source.train.y, source.classes, seed, share, "validation")
     note = _noted(
         source, f"scored on a share of {share:g} of the training rows, drawn by seed {seed}, not on test rows"
     )
-    rows = {"train": _picked(source.train, train), "test": _picked(source.train, held)}
-    columns = {name: Column(c.train[train], c.train[held], c.names) for name, c in source.columns.items()}
-    return replace(source, **rows, columns=columns, note=note, sha256="")
+    columns = {name: replace(c, train=c.train[train], test=c.train[held]) for name, c in source.columns.items()}
+    parts = {"train": _picked(source.train, train), "test": _picked(source.train, held)}
+    return replace(source, **parts, validation=None, columns=columns, note=note, sha256="")
 
 
 def _noted(source: Source, more: str) -> str:

@@ -137,9 +137,9 @@ def _stream(table: Any) -> Any:
     """The table of a stream with what is set of its kind apart, complete; each setting is checked."""
     if not isinstance(table, Mapping):
         return table
-    usual = StreamTable.of_any_kind()
-    own = {key: value for key, value in table.items() if key in usual}
-    kind = own.get("kind", StreamTable.kind)
+    usual = StreamTable()
+    own = {key: value for key, value in table.items() if key in usual.to_dict()}
+    kind = own.get("kind", usual.kind)
     if not isinstance(kind, str):
         return own
     with placed("stream.kind"):
@@ -149,7 +149,7 @@ def _stream(table: Any) -> Any:
         known = [s.name for s in entry.settings]
         for key in told:
             if key not in known:
-                raise UnknownName(f"setting of [stream] of the kind {entry.name}", key, [*usual, *known])
+                raise UnknownName(f"setting of [stream] of the kind {entry.name}", key, [*usual.to_dict(), *known])
     made = build(entry.made_by, told, "stream")
     return {**own, "kind": entry.name, "settings": settings(made)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..catalogue import NONE
@@ -117,13 +117,8 @@ class StreamTable(Table):
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written: the settings of the kind stand beside the others."""
-        mine = {name: getattr(self, name) for name in self.of_any_kind()}
-        return {**{name: value for name, value in mine.items() if value is not None}, **self.settings}
-
-    @classmethod
-    def of_any_kind(cls) -> list[str]:
-        """The settings that every kind of stream has."""
-        return [f.name for f in fields(cls) if f.name != "settings"]
+        own = {"kind": self.kind, "arrival": self.arrival, "first": self.first, "evaluate": self.evaluate}
+        return {**own, **self.settings}
 
 
 @dataclass

@@ -18,13 +18,13 @@ from ..catalogue import find, inner_class, make, placed
 from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
-from ..core.method import Method, compose, leaves
+from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
 from ..data import Source, TextRows, augmentation, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
-from ..streams import STREAMS, FromData, arriving, stream_of
+from ..streams import STREAMS, First, FromData, arriving
 from .config import Config
 from .tables import DEVICE
 
@@ -41,11 +41,10 @@ class Trial:
         seed: Draws everything that is drawn.
         source: The data.
         split: The stream as described.
-        stream: The stream as learned: its rows arrive as the config says, and it is one experience where a method joins all.
+        stream: The stream as learned: its rows arrive as the config says, joined or accumulated where a method asks for it.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
         arrival: How rows arrive.
-        first: How many experiences of the stream are met; None: all.
     """
 
     seed: int
@@ -55,7 +54,6 @@ class Trial:
     body: Body
     learner: Learner
     arrival: str = "offline"
-    first: int | None = None
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -65,7 +63,7 @@ class Trial:
     @property
     def tasks(self) -> int:
         """How many experiences the learner meets."""
-        return 1 if isinstance(self.stream, Joined) else min(len(self.split), self.first or len(self.split))
+        return 1 if isinstance(self.stream, Joined) else len(self.split)
 
     def data(self) -> dict[str, Any]:
         """What the record says of the data."""
@@ -104,6 +102,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
     with placed("stream"):
         kind = STREAMS[told.kind](**told.settings)
         split = kind.over(source, seed)
+        split = split if told.first is None else First(split, told.first)
     with placed("backbone"):
         body = _body(config, seed, source, kind.row_shape(source), body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
@@ -119,16 +118,13 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
-    joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    learned = arriving(split, told.arrival, seed)
-    if told.first is not None:
-        learned = stream_of(learned.__getitem__, length=min(told.first, len(split)))
-    made = Trial(seed, source, split, Joined(learned) if joins else learned, body, learner, told.arrival, told.first)
+    learned = as_met(arriving(split, told.arrival, seed), *(s.method for s in stages))
+    made = Trial(seed, source, split, learned, body, learner, told.arrival)
     for i, s in enumerate(stages):
-        tasks = 1 if joins else len(split)  # with `first` alone, a stage of later tasks is no mistake
-        if not any(s.runs_on(Task(k)) for k in range(tasks)):
-            raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {tasks} tasks, which count from 0")
-        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None:
+        if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
+            raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
+        others = s.method.overrides("shape_rows")  # which may be met as often as one likes
+        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None and not others:
             raise BadSetting(
                 f"stage.{i}: epochs = {s.epochs}, but the rows of a stream with arrival = {told.arrival!r} are met once: set "
                 "epochs = 1"

@@ -2,6 +2,7 @@
 
 from .arrival import ARRIVALS, Arriving, arriving, offline, online, task_free
 from .changed import Changed
+from .first import First
 from .from_data import Data, FromData
 from .given import Given, Made, stream_of
 from .kinds import STREAMS, Kind, stream
@@ -15,6 +16,7 @@ __all__ = [
     "Arriving",
     "Changed",
     "Data",
+    "First",
     "FromData",
     "Given",
     "Kind",
