@@ -25,12 +25,13 @@ from torch.optim import Optimizer
 from . import ranks, shards
 from .dice import dice, seed_global
 from .errors import BadSetting, RanksDiffer
+from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, called, device_of, evaluating, forward, grow
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_width
-from .rows import Augment, Batch, Cut
+from .rows import Augment, Batch, Cut, lengths_of
 from .rule import Rule, Site, hooked
 from .stream import Task
 
@@ -183,9 +184,15 @@ class Drive:
         if self.in_parts:  # gradients that were taken on the way
             self.model.zero_grad()
 
-    def order(self, epoch: int) -> Tensor:
-        """The positions of the task's rows in the order in which this epoch takes them."""
+    def order(self, epoch: int, size: int | None = None) -> Tensor:
+        """The positions of the task's rows in the order in which this epoch takes them, in batches of `size`.
+
+        Rows of like length share a batch, where they know how long they are.
+        """
         shuffled = torch.randperm(self.task.rows, generator=dice(*self.place, epoch, "order"))
+        lengths = lengths_of(self.task.train) if size is not None else None
+        if size is not None and lengths is not None:
+            shuffled = bucketed(shuffled, lengths, size, dice(*self.place, epoch, "buckets"))
         return self.method.shape_order(shuffled, self.task, epoch)
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
@@ -200,7 +207,7 @@ class Drive:
         """The same, each step's rows cut into `accumulate` micro-batches (of this rank); give each to `loss`."""
         if self.task.train is None:
             return
-        order = self.order(epoch)
+        order = self.order(epoch, size)
         for low in range(start * size, len(order), size):
             step = order[low : low + size]
             if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):

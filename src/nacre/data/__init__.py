@@ -9,6 +9,7 @@ from .npz import read_npy, read_npz
 from .source import Source, check_inputs, digest
 from .tables import Table, read_tables
 from .texts import TextRows
+from .tokens import TokenRows
 
 __all__ = [
     "AUGMENTS",
@@ -20,6 +21,7 @@ __all__ = [
     "Source",
     "Table",
     "TextRows",
+    "TokenRows",
     "augmentation",
     "check_inputs",
     "digest",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,10 @@ from torch import Tensor
 from ..core.errors import BadData, shown
 from ..core.rows import TensorRows
 from .texts import TextRows
+from .tokens import Tokenize, TokenRows
 
+Known = TensorRows | TextRows | TokenRows
+"""The rows that data are made of."""
 HALF = re.compile(r"[\ud800-\udfff]")  # what no file can hold
 UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no name holds: control characters, halves of letters
 
@@ -45,13 +48,13 @@ class Source:
     """
 
     name: str
-    train: TensorRows | TextRows = field(repr=False)
-    test: TensorRows | TextRows = field(repr=False)
+    train: Known = field(repr=False)
+    test: Known = field(repr=False)
     classes: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...] = ()
     sha256: str = ""
     note: str = ""
-    validation: TensorRows | TextRows | None = field(default=None, repr=False)
+    validation: Known | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.classes)
@@ -71,6 +74,18 @@ class Source:
         if not self.sha256:
             known = (self.train, self.test)
             object.__setattr__(self, "sha256", digest(*(part for rows in known for part in (_inputs(rows), rows.y))))
+
+    def tokenized(self, tokenize: Tokenize) -> Source:
+        """The same data, its texts as tokens; the digest stays that of the texts.
+
+        Raises:
+            BadData: it holds no texts, or a text of which the tokenizer leaves nothing.
+        """
+        held = {"training": self.train, "test": self.test, "validation": self.validation}
+        made = [None if rows is None else _tokens(f"{self.name}, {part} rows", rows, tokenize) for part, rows in held.items()]
+        train, test, validation = made
+        assert train is not None and test is not None
+        return replace(self, train=train, test=test, validation=validation)
 
 
 def digest(*parts: Any) -> str:
@@ -93,8 +108,23 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()
 
 
-def _inputs(rows: TensorRows | TextRows) -> Any:
+def _inputs(rows: Known) -> Any:
+    if isinstance(rows, TokenRows):
+        return {**rows.tokens.fields, "ends": rows.tokens.ends}
     return rows.texts if isinstance(rows, TextRows) else rows.x
+
+
+def _tokens(what: str, rows: Known, tokenize: Tokenize) -> TokenRows:
+    if not isinstance(rows, TextRows):
+        raise BadData(f"{what}: there are no texts to make tokens of: give rows of texts (nacre.data.TextRows)")
+    tokens = tokenize(rows.texts)
+    if len(empty := (tokens.lengths == 0).nonzero().flatten()):
+        row = int(empty[0])
+        raise BadData(
+            f"{what}: the tokenizer leaves nothing of {len(empty)} texts, the first is row {row + 1} with "
+            f"{shown(rows.texts[row])}: leave them out"
+        )
+    return TokenRows(tokens, rows.y)
 
 
 def _check_names(name: str, classes: tuple[str, ...]) -> None:
@@ -107,10 +137,11 @@ def _check_names(name: str, classes: tuple[str, ...]) -> None:
         )
 
 
-def _check_rows(what: str, rows: TensorRows | TextRows, classes: tuple[str, ...]) -> None:
+def _check_rows(what: str, rows: Known, classes: tuple[str, ...]) -> None:
     _check_labels(what, rows.y, classes)
     if isinstance(rows, TextRows):
         _check_texts(what, rows.texts)
+    if not isinstance(rows, TensorRows):
         return
     for x in rows.x.values() if isinstance(rows.x, Mapping) else [rows.x]:
         check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
@@ -198,8 +229,8 @@ def check_inputs(what: str, x: Any, tokens: bool = False) -> None:
         )
 
 
-def _check_alike(name: str, part: str, train: TensorRows | TextRows, other: TensorRows | TextRows) -> None:
-    if isinstance(train, TextRows) or isinstance(other, TextRows):
+def _check_alike(name: str, part: str, train: Known, other: Known) -> None:
+    if not (isinstance(train, TensorRows) and isinstance(other, TensorRows)):
         if type(train) is not type(other):
             raise BadData(f"{name}: of training and {part} rows only one are texts: give both in one form")
         return
