@@ -5,7 +5,7 @@ from .choice import BACKBONES, backbone, from_spec
 from .classifier import Answer, Classifier
 from .convnet import ConvNet
 from .huggingface import HuggingFace
-from .huggingface_text import HuggingFaceText
+from .huggingface_text import HuggingFaceText, TextPool
 from .mlp import MLP
 from .pixels import Pixels
 from .tapped import Tapped, tapped
@@ -22,6 +22,7 @@ __all__ = [
     "HuggingFaceText",
     "Pixels",
     "Tapped",
+    "TextPool",
     "Tokenizer",
     "backbone",
     "from_spec",

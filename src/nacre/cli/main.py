@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,8 @@ plugin = click.option(
 EXAMPLES = """\b
   nacre run                                     the comparison on drawn glyphs, some minutes
   nacre run my.toml --set stage.0.epochs=5      one experiment
-  nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder"""
+  nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder
+  nacre run recipe:banking77 --data DIR         a published setting, over the data in DIR"""
 
 
 @cli.command(epilog=EXAMPLES)
@@ -109,13 +111,25 @@ EXAMPLES = """\b
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder; by default runs/NAME-DATE-TIME.")
 @click.option("--seeds", metavar="0,1,2", help="Several give mean and spread; the same as --set run.seeds=[0,1,2].")
 @click.option("--device", help='"auto", "cpu", "cuda"; the same as --set run.device=...')
+@click.option("--data", metavar="SOURCE", help="A name or a path; the same as --set data.source=...")
+@click.option("--backbone", metavar="SOURCE", help="A name, folder or hub id; the same as --set backbone.source=...")
 @plugin
-def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: str | None, device: str | None) -> None:
-    """Run what CONFIG says; without one, the embedded comparison."""
+def run(
+    config: Path | None,
+    changes: tuple[str, ...],
+    out: Path | None,
+    seeds: str | None,
+    device: str | None,
+    data: str | None,
+    backbone: str | None,
+) -> None:
+    """Run what CONFIG says: a TOML file or recipe:NAME; without one, the embedded comparison."""
     from ..core.errors import BadSetting
     from .work import run_comparison, run_one
 
     said = list(changes)
+    given = {"data.source": data, "backbone.source": backbone}
+    said += [f"{place}={json.dumps(value)}" for place, value in given.items() if value is not None]
     if seeds is not None:
         if not all(s.strip().isdecimal() and len(s) < 20 for s in seeds.split(",")):
             raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {seeds!r}")
@@ -143,17 +157,33 @@ def resume(folder: Path) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="How many classes to name.")
 @click.option("--task", type=int, help="The task that the rows come from, for models trained with tasks told.")
+@click.option("--text", metavar="COLUMN", help="The column of the texts in tables; by default the names of columns tell.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
 @plugin
-def predict(folder: Path, files: tuple[Path, ...], top: int, task: int | None, device: str, as_json: bool) -> None:
+def predict(
+    folder: Path, files: tuple[Path, ...], top: int, task: int | None, text: str | None, device: str, as_json: bool
+) -> None:
     """Name the classes of FILES by the model in DIR, a run's folder or an export.
 
-    FILES are pictures (png, jpg, ...), or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz or not).
+    FILES are pictures (png, jpg, ...), or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz or not). For a
+    model of texts they are .txt, a text a line, or tables: .csv, .tsv, .json, .jsonl, .parquet.
     """
     from .predicting import predict_files
 
-    predict_files(folder, files, top, task, device, as_json)
+    predict_files(folder, files, top, task, device, as_json, text)
+
+
+@cli.command()
+@click.option("--clear", is_flag=True, help="Delete all of it.")
+def cache(clear: bool) -> None:
+    """Show the features that frozen backbones gave and that are kept on disk, so that heads need not wait for them again.
+
+    They lie in $NACRE_CACHE, by default in the user's cache folder; the oldest go once there are 4 GiB of them.
+    """
+    from .telling import show_cache
+
+    show_cache(clear)
 
 
 @cli.command("list")

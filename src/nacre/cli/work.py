@@ -17,6 +17,7 @@ from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting
 from ..core.run import Run
 from ..experiment import (
+    PREFIX,
     Comparison,
     Config,
     Experiment,
@@ -24,6 +25,7 @@ from ..experiment import (
     compared_in,
     default_comparison,
     device_of,
+    recipe,
     slug,
 )
 from ..report import Sheet, comparison, matrix, references, show
@@ -33,8 +35,8 @@ RUNS = Path("runs")
 
 
 def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
-    """Run one config."""
-    config = Config.load(path, changes)
+    """Run one config, or the recipe of that name."""
+    config = recipe(str(path), changes=changes) if str(path).startswith(PREFIX) else Config.load(path, changes)
     with ranks.joined():
         out = Path(ranks.told(str(out if out is not None else _fresh(config.run.name))))
         with _in(out) as stopping, progress(config.run.name) as hears:

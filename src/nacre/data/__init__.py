@@ -1,13 +1,14 @@
 """Data: named sources, files, folders and arrays as checked rows, and augmentation of whole batches."""
 
 from .augment import AUGMENTS, Compose, Flip, Jitter, Shift, augmentation
+from .columns import texts_in
 from .glyphs import stream_glyphs
 from .idx import read_idx
 from .images import read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
-from .source import Source, check_inputs, digest
-from .tables import Table, read_tables
+from .source import Source, check_inputs, digest, tokens_of
+from .tables import Table, form_of, read_tables
 from .texts import TextRows
 from .tokens import TokenRows
 
@@ -25,6 +26,7 @@ __all__ = [
     "augmentation",
     "check_inputs",
     "digest",
+    "form_of",
     "load",
     "read_idx",
     "read_npy",
@@ -32,4 +34,6 @@ __all__ = [
     "read_picture",
     "read_tables",
     "stream_glyphs",
+    "texts_in",
+    "tokens_of",
 ]

@@ -82,7 +82,7 @@ class Source:
             BadData: it holds no texts, or a text of which the tokenizer leaves nothing.
         """
         held = {"training": self.train, "test": self.test, "validation": self.validation}
-        made = [None if rows is None else _tokens(f"{self.name}, {part} rows", rows, tokenize) for part, rows in held.items()]
+        made = [None if rows is None else tokens_of(f"{self.name}, {part} rows", rows, tokenize) for part, rows in held.items()]
         train, test, validation = made
         assert train is not None and test is not None
         return replace(self, train=train, test=test, validation=validation)
@@ -114,9 +114,21 @@ def _inputs(rows: Known) -> Any:
     return rows.texts if isinstance(rows, TextRows) else rows.x
 
 
-def _tokens(what: str, rows: Known, tokenize: Tokenize) -> TokenRows:
+def tokens_of(what: str, rows: Known, tokenize: Tokenize) -> TokenRows:
+    """Rows of texts as rows of tokens.
+
+    Args:
+        what: What they are called in messages.
+        rows: The texts.
+        tokenize: The tokenizer.
+
+    Raises:
+        BadData: no texts, half a letter, or a text of which the tokenizer leaves nothing.
+    """
     if not isinstance(rows, TextRows):
         raise BadData(f"{what}: there are no texts to make tokens of: give rows of texts (nacre.data.TextRows)")
+    for row, text in enumerate(rows.texts, 1):
+        _refuse_halves(what, row, text)
     tokens = tokenize(rows.texts)
     if len(empty := (tokens.lengths == 0).nonzero().flatten()):
         row = int(empty[0])
@@ -153,10 +165,12 @@ def _check_texts(what: str, texts: Iterable[Any]) -> None:
             raise BadData(f"{what}: row {row} is no text but {shown(text)} ({type(text).__name__}): give texts")
         if not text.strip():
             raise BadData(f"{what}: row {row} has no text: leave it out")
-        if HALF.search(text):
-            raise BadData(
-                f"{what}: row {row} holds half a letter (a surrogate without its other half): repair its text"
-            )
+        _refuse_halves(what, row, text)
+
+
+def _refuse_halves(what: str, row: int, text: str) -> None:
+    if HALF.search(text):
+        raise BadData(f"{what}: row {row} holds half a letter (a surrogate without its other half): repair its text")
 
 
 def _check_labels(what: str, y: Tensor, classes: tuple[str, ...]) -> None:

@@ -6,12 +6,14 @@ from .experiment import Experiment
 from .export import Predictor, export, load
 from .fit import fit
 from .folder import Finished, slug
+from .named import PREFIX, recipe
 from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .tables import TABLES
 from .trial import Trial, device_of
 
 __all__ = [
+    "PREFIX",
     "TABLES",
     "Comparison",
     "Config",
@@ -29,5 +31,6 @@ __all__ = [
     "export",
     "fit",
     "load",
+    "recipe",
     "slug",
 ]

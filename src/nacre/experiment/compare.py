@@ -1,6 +1,6 @@
 """Several runs side by side: the comparison that `nacre run` makes where it is given no config.
 
-Each row is an ordinary run in a folder of its own, made of a config in `recipes/` that can be run by itself. The folder of
+Each row is an ordinary run in a folder of its own, made of a numbered config in `recipes/` that can be run by itself. The folder of
 the rows' folders holds `comparison.json`: their names in order, and the results once there are any.
 """
 
@@ -207,7 +207,7 @@ def _deaf() -> Iterator[None]:
 def default_comparison(changes: Iterable[str] = ()) -> Comparison:
     """The embedded comparison, with changes to every one of its configs; stored bounds only where nothing was changed."""
     changes = list(changes)
-    configs = [Config.load(path, changes) for path in sorted(RECIPES.glob("*.toml"))]
+    configs = [Config.load(path, changes) for path in sorted(RECIPES.glob("[0-9]*.toml"))]
     free = ("run.seeds", "run.device", "run.threads", "run.keep", "run.save_every", "run.save_seconds", "watch.")
     same = all(change.strip().startswith(free) for change in changes)
     text = (RECIPES / "about.md").read_text(encoding="utf-8").strip() if same else ""

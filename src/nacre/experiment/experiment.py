@@ -172,6 +172,9 @@ class _Seed(Listener):
             hears.seed_ends(self.trial, result)
 
     def _learn(self) -> None:
+        if self.trial.features is not None:
+            self.trial.features.take()
+            self.recorder.lap("features")
         if self.experiment.config.stream.evaluate == "all" and not self.recorder.matrix.moments:
             self._measure("start", None)
         for met in self.trial.learner.learn(self.trial.stream, self.recorder, self, *self.listeners):

@@ -30,7 +30,7 @@ def fit(
     source: Any,
     method: str | Method | Sequence[str | Method] = "fine-tuning",
     *,
-    backbone: str | Body | nn.Module | None = None,
+    backbone: str | Path | Body | nn.Module | None = None,
     tasks: int | Sequence[int] | None = None,
     kind: str = "class-incremental",
     epochs: int = 5,
@@ -82,7 +82,7 @@ def fit(
         )
     if settings:
         methods = [{**methods[0], **settings}]
-    made = None if isinstance(backbone, (str, type(None))) else _body(backbone)
+    made = None if isinstance(backbone, (str, Path, type(None))) else _body(backbone)
     data = None if isinstance(source, (str, Path)) else load(source)
     seeds, tasks = _plain(seeds), _plain(tasks)
     tables = {

@@ -73,7 +73,7 @@ class Recorder(Listener):
     def lap(self, kind: str) -> None:
         """Count the time since the last lap as this kind."""
         now = time.perf_counter()
-        self.seconds[kind] += now - self.since
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self.since
         self.since = now
 
     def task_begins(self, learner: Learner, met: Experience) -> None:
@@ -111,6 +111,8 @@ class Recorder(Listener):
         if met is not None and moment not in self.moved:
             rows = self.motion.since(learner.model)
             self.moved[moment] = {"total": total(rows), "tensors": rows}
+            if self.trial.features is not None:
+                self.trial.features.refuse_motion(rows)
         for other in self._met(learner, everything=asked == "all"):
             for name, rows in other.tests.items():
                 mine = met is not None and name in met.tests

@@ -13,18 +13,20 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..backbones import Body, Classifier, backbone
-from ..catalogue import find, inner_class, make, placed
+from ..catalogue import NONE, find, inner_class, make, placed
 from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
+from ..core.rows import TensorRows
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, augmentation, load
+from ..data import Source, TextRows, TokenRows, augmentation, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import Split, stream
 from .config import Config
+from .features import Features, Read, always_the_same
 from .tables import DEVICE
 
 GIVEN = "given in Python"
@@ -44,6 +46,7 @@ class Trial:
         stream: The stream as learned: one experience where a method joins all.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
+        features: What the learner reads in place of rows; None where it reads the rows themselves.
     """
 
     seed: int
@@ -52,6 +55,7 @@ class Trial:
     stream: Stream
     body: Body
     learner: Learner
+    features: Features | None = None
 
     @property
     def tasks(self) -> int:
@@ -60,7 +64,7 @@ class Trial:
 
     def data(self) -> dict[str, Any]:
         """What the record says of the data."""
-        source = self.source
+        source, taken = self.source, {"features": "taken once of the frozen backbone"} if self.features else {}
         return {
             "source": source.name,
             "sha256": source.sha256,
@@ -68,6 +72,7 @@ class Trial:
             "classes": len(source.classes),
             "note": source.note,
             "stream": self.split.describe(),
+            **taken,
         }
 
 
@@ -89,15 +94,18 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
+    with placed("backbone"):
+        body = _body(config, seed, source, body)
+        source = _read_by(body, source, config)
     with placed("stream"):
         tasks = config.stream.tasks
         if tasks is None:
             tasks = len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
         split = stream(config.stream.kind, source, tasks=tasks, order=config.stream.order, seed=seed)
-    with placed("backbone"):
-        body = _body(config, seed, source, body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
     model = Classifier(body, head).to(device_of(config))
+    if config.backbone.frozen:
+        model.body.requires_grad_(False)
     stages = tuple(stage(config, i, seed) for i in range(len(config.stage)))
     run = config.run
     learner = Learner(
@@ -109,8 +117,12 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
+    features, arriving = None, split
+    if config.backbone.cache == "auto" and always_the_same(stages, config.backbone.frozen):
+        features = Features(model, body, source, run.precision, run.deterministic)
+        arriving = Read(split, features)
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    made = Trial(seed, source, split, Joined(split) if joins else split, body, learner)
+    made = Trial(seed, source, split, Joined(arriving) if joins else arriving, body, learner, features)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
@@ -196,17 +208,21 @@ class _Placed:
 def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body:
     if given is not None:
         return copy.deepcopy(given)
-    name = config.backbone.source
-    if isinstance(source.train, TextRows):
-        raise BadData(
-            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give a backbone "
-            "in Python, and rows whose texts become tokens (nacre.data.TextRows)"
-        )
+    name, texts = config.backbone.source, isinstance(source.train, (TextRows, TokenRows))
     if name == GIVEN:
         raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
-    shape = tuple(source.train.x.shape[1:]) if isinstance(source.train.x, torch.Tensor) else ()
+    x = source.train.x if isinstance(source.train, TensorRows) else None
+    shape = tuple(x.shape[1:]) if isinstance(x, torch.Tensor) else ()
     grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
-    body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
+    table = config.backbone
+    body = backbone(name, seed=seed, pretrained=table.pretrained, channels=grey_or_colour, **table.of_its_kind())
+    if texts and body.tokenizer is None:
+        raise BadData(
+            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give the folder "
+            "or the hub id of a text model, such as sentence-transformers/all-MiniLM-L6-v2"
+        )
+    if body.tokenizer is not None and shape:
+        raise BadData(f"{name} reads texts, the rows of {source.name} are {'x'.join(map(str, shape))} numbers: give another")
     if len(shape) == 1 and body.spec.get("kind") != "mlp":
         raise BadData(
             f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
@@ -221,6 +237,20 @@ def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body
             f"{'x'.join(map(str, shape))}: write mlp:{math.prod(shape)}-..."
         )
     return body
+
+
+def _read_by(body: Body, source: Source, config: Config) -> Source:
+    """The data as this backbone reads them: texts as its tokens."""
+    if isinstance(source.train, TextRows) and body.tokenizer is not None:
+        source = source.tokenized(body.tokenizer)
+    told = config.backbone.augment
+    if not isinstance(source.train, TensorRows) and (names := [n for n in _listed(told) if n != NONE]):
+        raise BadSetting(f"augment = {names[0]!r} changes pictures, and the rows of {source.name} are texts: leave it out")
+    return source
+
+
+def _listed(told: str | list[str]) -> list[str]:
+    return [told] if isinstance(told, str) else told
 
 
 def _as_one(methods: list[Method]) -> Rule:
