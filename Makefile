@@ -18,7 +18,7 @@ demo: .venv/nacre-installed
 	$(BIN)/nacre run
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check

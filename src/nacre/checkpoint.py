@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .core.durable import make_folder, not_saved, sync, write_bytes
-from .core.errors import BadCheckpoint
+from .core.errors import BadCheckpoint, NacreError
 from .core.tree import from_json, to_json
 
 T = TypeVar("T")
@@ -37,6 +38,17 @@ FOREIGN = {
     b"\x89HDF": "an HDF5 file",
 }
 """How files begin that are none of ours: they are named, never opened."""
+UNDESCRIBED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+)
+"""What code raises that is given values of other kinds than it was written for."""
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill")
 
 
@@ -91,6 +103,24 @@ def load(folder: str | Path) -> Any:
     return _read(folder)
 
 
+@contextmanager
+def describing(what: str) -> Iterator[None]:
+    """Whatever fails inside means that a checkpoint, whose bytes are right, is not of what was asked.
+
+    Raises:
+        BadCheckpoint: in the place of any error that is not one of ours.
+    """
+    try:
+        yield
+    except NacreError:
+        raise
+    except UNDESCRIBED as error:
+        raise BadCheckpoint(
+            f"the checkpoint does not describe {what} ({type(error).__name__}: {str(error)[:200]}): was it written by another "
+            "version, or by hand?"
+        ) from error
+
+
 def _beside(folder: Path, ending: str) -> Path:
     return folder.with_name(f"{folder.name}.{ending}")
 
@@ -133,13 +163,15 @@ def _read(folder: Path) -> Any:
         _refuse_foreign(folder)
         _refuse_altered(folder)
     except OSError as error:
-        raise BadCheckpoint(f"the checkpoint {folder} cannot be read: {error}") from error
+        raise BadCheckpoint(f"the checkpoint {folder} cannot be read: {error}; use an earlier one") from error
     tensors = _parsed(folder / TENSORS, load_file)
     tree = _parsed(
         folder / STATE, lambda path: from_json(json.loads(path.read_bytes(), parse_constant=_refused), tensors)
     )
     if tensors:
-        raise BadCheckpoint(f"{folder / TENSORS} holds tensors that {STATE} does not name: {sorted(tensors)[:3]}")
+        raise BadCheckpoint(
+            f"{folder / TENSORS} holds tensors that {STATE} does not name, {sorted(tensors)[:3]}: use an earlier checkpoint"
+        )
     return tree
 
 
@@ -186,7 +218,9 @@ def _refuse_altered(folder: Path) -> None:
     if _manifest(files) != raw:
         raise _altered(path, "its digest is that of another content")
     if not isinstance(files, dict) or sorted(files) != sorted(FILES):
-        raise BadCheckpoint(f"{path} names {str(files)[:80]}, but a checkpoint is made of {' and '.join(FILES)} alone")
+        raise BadCheckpoint(
+            f"{path} names {str(files)[:80]}, but a checkpoint is made of {' and '.join(FILES)} alone: use an earlier one"
+        )
     for path in (folder / name for name in FILES):
         entry, size = files[path.name], path.stat().st_size
         written = entry.get("bytes") if isinstance(entry, dict) else None
@@ -218,7 +252,8 @@ def _parsed(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (ValueError, SafetensorError, OSError, RecursionError, MemoryError) as error:
         raise BadCheckpoint(
-            f"{path}, {_kind(path)}, is no part of a checkpoint: {type(error).__name__}: {str(error)[:200]}"
+            f"{path}, {_kind(path)}, is no part of a checkpoint: {type(error).__name__}: {str(error)[:200]}; use "
+            "an earlier checkpoint"
         ) from error
 
 

@@ -34,6 +34,7 @@ from .core.tree import copied
 from .schedules.phases import Phases
 
 logger = logging.getLogger(__name__)
+WIDEST = 1_000_000  # classes of a head that has no weights to show for them
 POSITION = ("experience", "stage", "step")
 
 
@@ -250,8 +251,9 @@ class Learner(Stateful):
             BadCheckpoint: it cannot be read, or is of another learner.
         """
         saved = checkpoint.load(folder)
-        self.load_state_dict(saved)
-        self.warn_if_unlike(saved)
+        with checkpoint.describing("this learner"):
+            self.load_state_dict(saved)
+            self.warn_if_unlike(saved)
 
     def check_finite(self) -> None:
         """See that no checkpoint is written of what is lost already: under "stop" weights are looked at only here.
@@ -308,6 +310,11 @@ class Learner(Stateful):
             raise BadCheckpoint(
                 f"this learner knows {self.classes} classes already, the checkpoint {kept['classes']}: resume it into a fresh "
                 "learner and model"
+            )
+        if kept["classes"] > max(WIDEST, sum(t.numel() for t in weights.values())):
+            raise BadCheckpoint(
+                f"the checkpoint says that there are {kept['classes']} classes, of which its weights know none: was it "
+                "written by hand?"
             )
         super().load_state_dict(kept)
         grow(model, self.classes)

@@ -111,6 +111,14 @@ def test_the_command_passes_a_users_method_and_fails_a_mutant_with_its_sentence(
     assert "ZeroPenalty() breaks does_something" in bad.stdout and "1 failed" in bad.stdout.splitlines()[-1]
 
 
+def test_the_command_leaves_the_path_as_it_was(tmp_path):
+    before = list(sys.path)
+    (tmp_path / "statistics.py").write_text("")
+    for words in (("examples/own_method.py:L2SP", "--only", "grows"), (f"{tmp_path}/statistics.py",), ("gone.mine:X",)):
+        nacre_check(*words)
+        assert sys.path == before, words
+
+
 def test_the_command_names_what_it_does_not_know():
     for words, said in (
         (("EWD",), "did you mean 'EWC'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import nacre
+from nacre import checkpoint
 from nacre.cli.main import cli
 from nacre.core.errors import BadCheckpoint, BadData, BadSetting
 from nacre.experiment import Experiment, load
@@ -127,10 +127,7 @@ def test_broken_files_are_one_line(run: Path, x: np.ndarray, tmp_path: Path):
 
 def test_an_export_that_describes_no_model_is_a_bad_checkpoint(run: Path, tmp_path: Path):
     for lost in ("body", "head", "classes", "row"):
-        shutil.copytree(run / "export", tmp_path / lost)
-        state = tmp_path / lost / "state.json"
-        told = json.loads(state.read_text())
-        told["tree"]["dict"] = [[k, v] for k, v in told["tree"]["dict"] if k != lost]
-        state.write_text(json.dumps(told))
+        tree = checkpoint.load(run / "export")
+        checkpoint.save(tmp_path / lost, {k: v for k, v in tree.items() if k != lost})
         with pytest.raises(BadCheckpoint, match=f"does not describe a model .*{lost}"):
             nacre.load(tmp_path / lost)

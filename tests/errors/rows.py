@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from tests.errors import (
     rows_backbones,
+    rows_checkpoints,
+    rows_checks,
     rows_command,
     rows_config,
     rows_data,
     rows_files,
     rows_learner,
+    rows_ranks,
     rows_runs,
 )
 from tests.errors.row import Row, page
@@ -42,7 +45,10 @@ SECTIONS: dict[str, list[Row]] = {
     "Folders of runs": rows_runs.FOLDERS,
     "Records": rows_runs.RECORDS,
     "Models that predict": rows_runs.MODELS,
-    "Files of checkpoints": rows_runs.CHECKPOINTS,
+    "Files of checkpoints": rows_checkpoints.CHECKPOINTS,
+    "Saving": rows_checkpoints.SAVING,
+    "Several processes": rows_ranks.RANKS,
+    "Checks of parts": rows_checks.CHECKS,
 }
 
 

@@ -129,6 +129,18 @@ TABLES = [
         lambda at: Config.of({}),
     ),
     Row(
+        "more stages than anybody writes",
+        BadSetting,
+        "stage has 101 entries: at most 100 are made",
+        lambda at: Config.of({"stage": [{}] * 101}),
+    ),
+    Row(
+        "more entries than anybody writes",
+        BadSetting,
+        "run.seeds has 10001 entries: lists have at most 10000",
+        lambda at: config(run={"seeds": [0] * 10_001}),
+    ),
+    Row(
         "a stage that is no list",
         BadSetting,
         "stage is a list of tables: write [[stage]] with two brackets",

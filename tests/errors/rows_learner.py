@@ -215,6 +215,12 @@ STAGES = [
         lambda at: Learner(Net(), ()),
     ),
     Row(
+        "no steps between marks",
+        BadSetting,
+        "a learner's mark_every is at least 1, not 0",
+        lambda at: Learner(Net(), (Stage(Method(), SGD),), mark_every=0),
+    ),
+    Row(
         "one method in two stages",
         BadSetting,
         "a method object belongs to one stage: give each stage its own",
@@ -229,8 +235,8 @@ STAGES = [
     Row(
         "a loss that is NaN or infinite",
         NonFinite,
-        "the loss became NaN or infinite in experience 0, stage 0, within 1 steps before step 2: lower the "
-        'learning rate, set clip, or train in fp32; on_nonfinite = "ignore" goes on regardless',
+        "the loss became NaN or infinite in experience 0, stage 0, step 2: lower the learning rate, set clip, "
+        "or train in fp32; on_nonfinite = 'skip' or 'rollback' leaves such batches out",
         lambda at: learned(Method(), model=Net(norm=False), made=MadeOptimizer("sgd", 1e30)),
     ),
     Row(
@@ -473,6 +479,18 @@ CHECKPOINTS = [
         BadCheckpoint,
         "this learner knows 2 classes already, the checkpoint 0: resume it into a fresh learner and model",
         wider,
+    ),
+    Row(
+        "state of another kind",
+        BadCheckpoint,
+        "Learner.clocks is not what the checkpoint has there, 'a' (str): was it written by another version, or by hand?",
+        lambda at: resumed({**saved(ER()), "clocks": "a"}, ER()),
+    ),
+    Row(
+        "a checkpoint of more classes than it has weights for",
+        BadCheckpoint,
+        "the checkpoint says that there are 1000000000 classes, of which its weights know none: was it written by hand?",
+        lambda at: resumed({**saved(ER()), "classes": 10**9}, ER()),
     ),
     Row(
         "what is no learner's",

@@ -147,30 +147,6 @@ def vectors(at: Place) -> Any:
     return load(at / "run").predict((x * 255).to(torch.uint8))
 
 
-def kept(at: Place) -> Path:
-    """A checkpoint with one tensor."""
-    checkpoint.save(at / "a", {"x": torch.zeros(2)})
-    return at / "a"
-
-
-def other_format(at: Place) -> Any:
-    place = kept(at)
-    at.write("a/state.json", '{"format": "other"}')
-    return checkpoint.load(place)
-
-
-def half(at: Place) -> Any:
-    place = kept(at)
-    at.write("a/state.json", "{")
-    return checkpoint.load(place)
-
-
-def lacking(at: Place) -> Any:
-    place = kept(at)
-    at.write("a/state.json", (place / "state.json").read_text().replace("0:/x", "1:/y"))
-    return checkpoint.load(place)
-
-
 TEXTS = TextRows(list("abcdef"), torch.arange(6) % 2)
 WORDS = Source("toy", TEXTS, TEXTS, ("a", "b"))
 PAIR = (np.random.default_rng(0).random((8, 5), np.float32), np.arange(8) % 2)
@@ -294,6 +270,12 @@ FOLDERS = [
         other_data,
     ),
     Row(
+        "a folder that there is not",
+        BadData,
+        "there is no folder PATH/gone: give that of a run, as `nacre run --out` made it",
+        lambda at: Experiment(config()).resume(at / "gone"),
+    ),
+    Row(
         "a checkpoint that is not one of a run",
         BadCheckpoint,
         "the checkpoint of seed 0 is not one of an experiment: was it written by hand?",
@@ -387,7 +369,8 @@ MODELS = [
     Row(
         "a model that is not described",
         BadCheckpoint,
-        "PATH/run/export does not describe a model (KeyError: 'shape'): export it again by resuming its run",
+        "the checkpoint does not describe a model (in PATH/run/export) (KeyError: 'shape'): was it written by "
+        "another version, or by hand?",
         lambda at: exported(at, row={}),
     ),
     Row(
@@ -437,33 +420,5 @@ MODELS = [
         BadSetting,
         "task is one of 0..4, not 9",
         lambda at: asked(at, torch.zeros(1, 1, 8, 8), "stream.kind=task-incremental", task=9),
-    ),
-]
-
-CHECKPOINTS = [
-    Row(
-        "what no checkpoint can hold",
-        TypeError,
-        "/x: a checkpoint cannot hold a object",
-        lambda at: checkpoint.save(at / "a", {"x": object()}),
-    ),
-    Row(
-        "a folder that is no checkpoint",
-        BadCheckpoint,
-        "PATH is no checkpoint: state.json and tensors.safetensors missing (it holds [])",
-        lambda at: checkpoint.load(at.folder),
-    ),
-    Row(
-        "a checkpoint of another format",
-        BadCheckpoint,
-        "PATH/a has format 'other', this version reads 'nacre-checkpoint-1'",
-        other_format,
-    ),
-    Row("a checkpoint cut short", BadCheckpoint, "the checkpoint PATH/a cannot be read: …; use an earlier one", half),
-    Row(
-        "a checkpoint without a tensor that it names",
-        BadCheckpoint,
-        "the checkpoint names a tensor '1:/y' that it does not hold",
-        lacking,
     ),
 ]

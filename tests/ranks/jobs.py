@@ -6,7 +6,6 @@ The reference of a job is one process: the same run inside `ranks.apart()`, its 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from worlds import Net, noise, rows, stream
 from nacre.core import drive as driving
 from nacre.core import ranks, reduce
 from nacre.core.drive import Drive
-from nacre.core.errors import LostRank, NacreError, RanksDiffer, TooFewRows
+from nacre.core.errors import LostRank, NacreError, NonFinite, RanksDiffer, TooFewRows
 from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rule import Rule
@@ -315,6 +314,46 @@ def resumes(folder: str) -> dict[str, Any]:
     return found
 
 
+class Poisoned:
+    """Rows of which one, that one rank meets, is NaN."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: torch.Tensor) -> Any:
+        batch = self.rows.take(index)
+        return replace(batch, x=torch.where((batch.ids == 39)[:, None], torch.nan, batch.x))
+
+
+def nonfinite() -> dict[str, Any]:
+    """A row that is NaN on one rank: all ranks skip the step, go back or stop, and end where one process does."""
+    found: dict[str, Any] = {}
+
+    def run(mode: Any, pieces: int) -> Learner:
+        who = with_sgd(learner("ER"), pieces)
+        who.on_nonfinite, who.mark_every = mode, 4
+        first, second, *_ = stream()
+        second = replace(second, task=replace(second.task, train=Poisoned(second.task.train)))
+        list(who.learn([first, second]))
+        return who
+
+    for mode in ("skip", "rollback"):
+        who = run(mode, 1)
+        with ranks.apart():
+            alone = run(mode, ranks_in_all())
+        found[mode] = {
+            "differing": ranks.differing(who.state_dict()),
+            "far": max(far(who.model.state_dict(), alone.model.state_dict()), far(learned(who), learned(alone))),
+            "told": [event["tensor"] for event in who.nonfinite],
+            "same": who.nonfinite == alone.nonfinite,
+        }
+    found["stop"] = _said(lambda: float(bool(run("stop", 1))), NonFinite)
+    return found
+
+
 class Interrupts(Listener):
     """Stops every rank at one step."""
 
@@ -413,10 +452,10 @@ def mutants() -> dict[str, str]:
     return found
 
 
-def _said(run: Callable[[], float]) -> str:
+def _said(run: Callable[[], float], kind: type[NacreError] = RanksDiffer) -> str:
     try:
         return f"{run():.1e}"
-    except RanksDiffer as error:
+    except kind as error:
         return str(error)
 
 
@@ -450,34 +489,12 @@ def collectives() -> dict[str, Any]:
     }
 
 
-def everything(folder: str) -> dict[str, Any]:
-    """All of the above in one pair of processes."""
-    jobs: dict[str, Callable[[], Any]] = {
-        "collectives": collectives,
-        "compositions": lambda: compositions(list(COMPOSITIONS)),
-        "uneven": uneven,
-        "odd_streams": odd_streams,
-        "own_loops": own_loops,
-        "foreign_rows": foreign_rows,
-        "overflow": overflow,
-        "resumes": lambda: resumes(folder),
-        "experiments": lambda: experiments(folder),
-        "mutants": mutants,
-    }
-    found = {}
-    for name, job in jobs.items():
-        since = time.perf_counter()
-        found[name] = job()
-        found[f"{name}: seconds"] = time.perf_counter() - since
-    return found
-
-
 def fails_on_one(said: str) -> None:
-    """The second rank fails; the first, in the middle of its training, does not wait for ever and writes down what it hears."""
+    """The second rank fails; the first does not wait for ever, and writes down what it hears."""
     if ranks.rank() == 1:
         raise NacreError("this rank fails")
     try:
-        finished(learner("ER"))
+        ranks.wait()
     except LostRank as error:
         Path(said).write_text(str(error))
         raise

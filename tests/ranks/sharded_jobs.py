@@ -19,6 +19,7 @@ from worlds import Net, noise, stream
 from nacre.core import ranks, shards
 from nacre.core.drive import Drive
 from nacre.core.errors import BadSetting
+from nacre.core.finite import finite
 from nacre.core.method import Method, compose
 from nacre.core.model import fingerprint, grow
 from nacre.core.optim import MadeOptimizer
@@ -35,7 +36,6 @@ HALF = torch.arange(32 * 8).view(32, 8) % 2 == 0
 """Which entries of the first layer rest."""
 
 METHODS: dict[str, Callable[[], Rule]] = {
-    "fine-tuning": Method,
     "Rest": lambda: Rest({"body.0.weight": HALF, "body.4.bias": torch.tensor(True)}),
     "ER": lambda: ER(rows=8, memory=Reservoir(capacity=20)),
     "EWC": lambda: EWC(rows=8),
@@ -71,20 +71,25 @@ def run(make: Callable[[], Rule], net: Net, size: int, accumulate: int) -> tuple
 
 def agree() -> dict[str, float]:
     """How far each method ends from one process: the whole model cut and wide enough, or its body only under a growing head."""
+    cases = [*((name, False) for name in METHODS), ("EWC", True), ("MIST-EWC-ER", True)]
+    ends = [run(METHODS[name], sharded(_net(body_only), body_only), 8, 2) for name, body_only in cases]
     found = {}
-    for name, make in METHODS.items():
-        for body_only in (False, True) if name in ("EWC", "MIST-EWC-ER") else (False,):
-            net = Net()
-            if not body_only:
-                grow(net, 6)
-            ends = run(make, sharded(net, body_only), 8, 2)
-            with ranks.apart():
-                alone_net = Net()
-                if not body_only:
-                    grow(alone_net, 6)
-                alone = run(make, alone_net, 8, 4)
-            found[f"{name}, {'body' if body_only else 'whole'}"] = max(far(ends[0], alone[0]), far(ends[1], alone[1]))
-    return found
+    with ranks.apart():
+        for k in range(torch.distributed.get_rank(), len(cases), 2):  # each rank compares some with one process
+            name, body_only = cases[k]
+            alone = run(METHODS[name], _net(body_only), 8, 4)
+            found[f"{name}, {'body' if body_only else 'whole'}"] = max(
+                far(ends[k][0], alone[0]), far(ends[k][1], alone[1])
+            )
+    return {name: how_far for of_rank in ranks.gathered(found) for name, how_far in of_rank.items()}
+
+
+def _net(grows: bool) -> Net:
+    """A net whose head grows with its stream, or is wide enough."""
+    net = Net()
+    if not grows:
+        grow(net, 6)
+    return net
 
 
 def uneven() -> dict[str, float]:
@@ -174,6 +179,15 @@ class Mixes(Rule):
         return {n: w * torch.ones(w.shape) for n, w in new.items()}
 
 
+def nan_in_a_part() -> list[bool]:
+    """A weight that is NaN on the second rank only is so for both; so is one on none."""
+    net = sharded(Net(), True)
+    before = finite(net.parameters())
+    with torch.no_grad():
+        shards.local(net.body[0].weight)[0, 0] = torch.nan if ranks.rank() else 0.0
+    return [before, finite(net.parameters())]
+
+
 def refusals() -> dict[str, str]:
     """What cannot be done with weights in parts is refused by name, on every rank."""
 
@@ -223,8 +237,3 @@ def _refused(case: Callable[[], Any]) -> str:
     except BadSetting as error:
         return str(error)
     return "not refused"
-
-
-def everything(folder: str) -> dict[str, Any]:
-    """All of the above in one pair of processes."""
-    return {"agree": agree(), "uneven": uneven(), "rests": rests(), "saved": saved(folder), "refusals": refusals()}

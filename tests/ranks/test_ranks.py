@@ -25,17 +25,6 @@ pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 ROUNDING = 1e-5
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> dict:
-    """What two processes found, and agreed on."""
-    first, second = in_ranks(jobs.everything, str(tmp_path_factory.mktemp("pair")), minutes=5)
-    own = ("collectives",)
-    assert {k: v for k, v in first.items() if k not in own and "seconds" not in k} == {
-        k: v for k, v in second.items() if k not in own and "seconds" not in k
-    }
-    return first
-
-
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_replicas_are_bit_equal_after_each_task_and_learn_what_one_process_learns(name, pair):
     found = pair["compositions"][name]
@@ -150,6 +139,14 @@ def test_a_launched_run_is_that_of_one_process_and_one_of_them_writes(tmp_path):
     for a, b in zip(theirs.curves["loss"], mine.curves["loss"], strict=True):
         assert a["step"] == b["step"]
         assert torch.allclose(torch.tensor(a["loss"]), torch.tensor(b["loss"]), atol=ROUNDING)
+
+
+def test_a_row_that_is_nan_on_one_rank_is_met_by_all_alike(pair):
+    for mode in ("skip", "rollback"):
+        found = pair["nonfinite"][mode]
+        assert found["told"] == ["the batch of rows"] * 2 and found["same"], found
+        assert not found["differing"] and found["far"] < ROUNDING, found
+    assert "the batch of rows became NaN or infinite in experience 1" in pair["nonfinite"]["stop"]
 
 
 def test_an_interrupted_experiment_goes_on_on_two_ranks(pair):

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nacre.core.spawn import in_ranks
 from tests.ranks import sharded_jobs
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 ROUNDING = 1e-5
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> dict:
-    first, second = in_ranks(sharded_jobs.everything, str(tmp_path_factory.mktemp("pair")), minutes=5)
-    assert first == second
-    return first
 
 
 CASES = [*(f"{name}, whole" for name in sharded_jobs.METHODS), "EWC, body", "MIST-EWC-ER, body"]
@@ -23,22 +15,26 @@ CASES = [*(f"{name}, whole" for name in sharded_jobs.METHODS), "EWC, body", "MIS
 
 @pytest.mark.parametrize("name", CASES)
 def test_methods_agree_with_one_process(name, pair):
-    assert pair["agree"][name] < ROUNDING, f"{name}: ends {pair['agree'][name]:.1e} from one process"
+    assert pair["parts: agree"][name] < ROUNDING, f"{name}: ends {pair['agree'][name]:.1e} from one process"
 
 
 def test_a_rank_without_rows_keeps_step_and_its_penalties_count_once(pair):
-    found = dict(pair["uneven"])
+    found = dict(pair["parts: uneven"])
     assert found.pop("the mutant") > 10 * ROUNDING
     assert len(found) == 2 and max(found.values()) < ROUNDING, found
 
 
 def test_what_rests_keeps_its_bits_on_every_part(pair):
-    assert pair["rests"] == {"kept": True, "moved": True, "part": [16, 8]}
+    assert pair["parts: rests"] == {"kept": True, "moved": True, "part": [16, 8]}
 
 
 def test_a_checkpoint_is_whole(pair):
-    found = pair["saved"]
+    found = pair["parts: saved"]
     assert found["same"] and found["digest"] and found["in one process"] < ROUNDING and found["moved"] > 0.05, found
+
+
+def test_a_weight_that_is_nan_on_one_rank_is_seen_by_all(pair):
+    assert pair["parts: nan"] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -52,4 +48,4 @@ def test_a_checkpoint_is_whole(pair):
     }.items(),
 )
 def test_what_cannot_be_done_is_refused_by_name(name, said, pair):
-    assert said in pair["refusals"][name]
+    assert said in pair["parts: refusals"][name]

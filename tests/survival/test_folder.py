@@ -23,10 +23,11 @@ from click.testing import CliRunner, Result
 from nacre import checkpoint
 from nacre.cli.main import cli
 from nacre.core import durable
-from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NotSaved
+from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NacreError, NotSaved
 from nacre.core.machine import machine, unlike
 from nacre.core.run import Run
 from nacre.experiment import Config, Experiment, Observer
+from nacre.experiment import load as load_model
 from nacre.experiment.folder import Folder
 from tests.end_to_end.small import config, newest, pictures, same
 
@@ -134,6 +135,60 @@ def test_a_checkpoint_of_something_else_is_refused(cut: Path):
     checkpoint.save(cut / "checkpoints" / "seed-0" / "000099-other", {"step": 1})
     with pytest.raises(BadCheckpoint, match="is not one of an experiment"):
         Experiment(Config.load(cut)).resume(cut)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("learner",), None),
+        (("learner", "stages", 0, "method"), {"os:system": "reboot"}),
+        (("learner", "stages", 0), [1, 2]),
+        (("learner", "model"), {"../../body": torch.zeros(1)}),
+        (("learner", "optimizer"), {"state": {}, "param_groups": 10**18}),
+        (("learner", "classes"), 10**15),
+        (("learner", "experience"), "__import__"),
+        (("record", "matrix"), {"__class__": "Matrix"}),
+        (("record", "then"), -1),
+        (("record", "sha256"), {}),
+    ],
+)
+def test_a_checkpoint_that_somebody_made_up_is_refused(cut: Path, path: tuple[Any, ...], value: Any):
+    """Its bytes are those that its manifest names; what it describes is no run."""
+    newest = checkpoints(cut)[-1]
+    tree: Any = checkpoint.load(newest)
+    at = tree
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    checkpoint.save(newest, tree)
+    with pytest.raises(NacreError):
+        Experiment(Config.load(cut)).resume(cut)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("method",), {"name": "os:system"}),
+        (("method",), {"name": "../../method"}),
+        (("method",), {"name": "tests.nothing:Class"}),
+        (("body", "kind"), "module"),
+        (("body", "kind"), "../../kind"),
+        (("body", "widths"), [64, 10**15, 8]),
+        (("head", "width"), 10**15),
+        (("head",), "__import__"),
+        (("row", "shape"), -1),
+        (("model",), {}),
+    ],
+)
+def test_a_model_that_somebody_made_up_is_refused(world: Path, tmp_path: Path, path: tuple[Any, ...], value: Any):
+    tree: Any = checkpoint.load(world / "whole" / "export")
+    at = tree
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    checkpoint.save(tmp_path / "export", tree)
+    with pytest.raises(NacreError):
+        load_model(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------ when it is saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from nacre.backbones import Body, Classifier, backbone, from_spec
 from nacre.core.errors import BadData
-from nacre.core.rows import Batch
 from nacre.core.model import forward
+from nacre.core.rows import Batch
 from nacre.heads import GrowingLinear
 from tests.texts import small
 
@@ -65,7 +66,7 @@ def test_tokens_are_those_of_the_tokenizer_itself(encoder: Path):
         made = backbone(encoder, max_length=length).tokenizer
         rows = made(TEXTS)
         begins = [0, *rows.ends.tolist()]
-        mine = [rows.fields["input_ids"][a:b].tolist() for a, b in zip(begins, begins[1:], strict=False)]
+        mine = [rows.fields["input_ids"][a:b].tolist() for a, b in pairwise(begins)]
         assert mine == own(TEXTS, truncation=True, max_length=length or 30, padding=False)["input_ids"]
         assert made.max_length == (length or 30) and list(rows.fields) == ["input_ids"]
 
@@ -118,7 +119,9 @@ def test_files_of_sentence_transformers_decide_what_nobody_says(pooling, normali
 def test_parts_that_are_not_made_here_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = small.model(tmp_path, sentence={"pooling": {}, "normalize": False, "max_seq_length": None})
     parts = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([*parts, {"type": "sentence_transformers.models.Dense", "path": "2"}]))
+    (folder / "modules.json").write_text(
+        json.dumps([*parts, {"type": "sentence_transformers.models.Dense", "path": "2"}])
+    )
     assert backbone(folder).tokenizer.max_length == 30
     assert "also has Dense, which is left out" in caplog.text
 
@@ -131,7 +134,7 @@ def test_a_spec_makes_structure_and_tokenizer_again_without_the_folder(tmp_path:
     back = from_spec(json.loads(json.dumps(body.spec)))
     back.module.load_state_dict(body.module.state_dict())
     assert torch.equal(features(back), expected) and back.spec == body.spec and back.width == body.width
-    with pytest.raises(BadData, match="describes a model of .* weights, and there are 10"):
+    with pytest.raises(BadData, match=r"describes a model of .* weights, and there are 10"):
         from_spec(body.spec, most=10)
 
 
@@ -160,7 +163,9 @@ def test_kinds_of_tokens_are_kept_only_where_they_say_something(tmp_path: Path):
     told: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text())
     assert list(backbone(folder).tokenizer(["red0"]).fields) == ["input_ids"]
     made = small.tokenizer().backend_tokenizer
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     told["post_processor"] = json.loads(made.to_str())["post_processor"]
     (folder / "tokenizer.json").write_text(json.dumps(told))
     body = backbone(folder)

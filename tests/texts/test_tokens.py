@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from torch import Tensor
 
+from nacre.checks.worlds import TEXT
 from nacre.core.dice import dice
 from nacre.core.drive import Drive
 from nacre.core.lengths import PLACES, WINDOW, bucketed, put_back, readings
@@ -17,7 +20,6 @@ from nacre.data import Source, TokenRows
 from nacre.heads import features_of
 from nacre.memory import ClassBalanced, Reservoir
 from nacre.metrics import score
-from nacre.checks.worlds import TEXT
 
 
 def ragged(count: int, seed: int = 0, longest: int = 40) -> tuple[Ragged, list[list[int]]]:
@@ -52,7 +54,7 @@ def test_a_batch_is_padded_to_its_longest_row_and_no_further():
 
 
 def test_all_fields_of_a_row_travel_together():
-    held, rows = ragged(20)
+    held, _ = ragged(20)
     kinds = held.fields["input_ids"] + 100
     both = Ragged({**held.fields, "token_type_ids": kinds}, held.ends)
     x = both.padded(torch.tensor([5, 1]))
@@ -66,7 +68,9 @@ def test_lengths_are_known_through_cuts_and_joints():
     assert cut.lengths.tolist() == rows.lengths[[4, 2, 9]].tolist()
     joint = Chain((cut, Picked(rest, torch.tensor([0]))))
     assert joint.lengths.tolist() == [*cut.lengths.tolist(), int(rest.lengths[0])]
-    assert lists(joint.take(torch.tensor([3, 0]))) == lists(rest.take(torch.tensor([0]))) + lists(rows.take(torch.tensor([4])))
+    assert lists(joint.take(torch.tensor([3, 0]))) == lists(rest.take(torch.tensor([0]))) + lists(
+        rows.take(torch.tensor([4]))
+    )
     plain = TensorRows(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
     assert Picked(plain, torch.tensor([0])).lengths is None and Chain((rows, plain)).lengths is None
 
@@ -111,7 +115,8 @@ def test_readings_cover_all_rows_within_bounds_and_can_be_put_back():
     assert len({len(p) for p in pieces}) > 2, "long rows come in smaller pieces"
     back = put_back([rows.y[p] * 1000 + p for p in pieces], pieces)
     assert torch.equal(back, rows.y * 1000 + torch.arange(700))
-    alone = TokenRows(Ragged({"input_ids": torch.zeros(PLACES + 5, dtype=torch.int32)}, torch.tensor([2, PLACES + 5])), torch.tensor([0, 1]))
+    long = Ragged({"input_ids": torch.zeros(PLACES + 5, dtype=torch.int32)}, torch.tensor([2, PLACES + 5]))
+    alone = TokenRows(long, torch.tensor([0, 1]))
     assert [p.tolist() for p in readings(alone)] == [[0], [1]]
     plain = TensorRows(torch.zeros(5, 2), torch.zeros(5, dtype=torch.long))
     assert [p.tolist() for p in readings(plain, 2)] == [[0, 1], [2, 3], [4]]
@@ -157,7 +162,7 @@ def test_a_drive_meets_rows_of_like_length_and_finds_its_place_again(seed):
         again = [b.ids.tolist() for b in one.batches(epoch=2, size=4, start=5)]
         other = [b.ids.tolist() for b in one.batches(epoch=3, size=4)]
         padded = sum(b.x["input_ids"].numel() for b in one.batches(epoch=2, size=4))
-    assert again == met[5:] and other != met and sorted(sum(met, [])) == list(range(45))
+    assert again == met[5:] and other != met and sorted(chain.from_iterable(met)) == list(range(45))
     lengths = text_task().train.lengths
     assert padded < 1.1 * lengths.sum()
     with drive(Backwards()) as own:
@@ -170,7 +175,9 @@ def test_memories_keep_tokens_of_any_length(memory):
     for batch in batches(rows, 7):
         memory.add(batch)
     drawn = memory.draw(12)
-    known = {tuple(tokens): label for tokens, label in zip(lists(rows.take(torch.arange(60))), rows.y.tolist(), strict=True)}
+    known = {
+        tuple(tokens): label for tokens, label in zip(lists(rows.take(torch.arange(60))), rows.y.tolist(), strict=True)
+    }
     assert len(drawn) == 12 and all(known[tuple(t)] == y for t, y in zip(lists(drawn), drawn.y.tolist(), strict=True))
     assert memory.block.kept["x.input_ids"].dtype == torch.int32
     joined = cat(rows.take(torch.arange(3)), drawn)

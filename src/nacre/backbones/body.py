@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from ..core.dice import seed_global
-from ..core.errors import BadData
+from ..core.errors import BadData, BadSetting
 from .pixels import Pixels
 from .tokenizer import Tokenizer
 
@@ -41,16 +42,29 @@ def weights_of(make: Callable[[], nn.Module]) -> int:
         return sum(p.numel() for p in make().parameters())
 
 
-def refuse_more(weights: int, most: int | None) -> None:
-    """See that a model is not larger than the weights that there are for it.
+def refuse_more(weights: int, most: int | None = None) -> None:
+    """See that a model is not larger than the weights that there are for it, and than the machine.
 
     Raises:
-        BadData: it is.
+        BadData: there are fewer weights for it.
+        BadSetting: this machine has not so much memory.
     """
     if most is not None and weights > most:
         raise BadData(
             f"this spec describes a model of {weights:,} weights, and there are {most:,} for it: was it altered?"
         )
+    if weights > (room := memory() // 8):  # half of it, at 4 bytes each
+        raise BadSetting(
+            f"a model of {weights:,} weights needs more memory than this machine has, for {room:,}: make it smaller"
+        )
+
+
+def memory() -> int:
+    """Bytes of memory of this machine; without end where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**62
 
 
 @contextmanager

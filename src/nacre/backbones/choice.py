@@ -139,9 +139,10 @@ def _huggingface(
             _refuse(of_pictures, f"{str(where)!r}, which reads texts")
             told = {**of_texts, "pool": of_texts["pool"] or "auto"}
             return text_model(transformers, where, config, **drawn, **told, layers=layers)
+        kind = type(config).__name__.removesuffix("Config")
         raise BadSetting(
-            f"{str(where)!r} is a {type(config).__name__.removesuffix('Config')} model, which reads {', '.join(known[:3])}: give "
-            "a vision model such as ViT, DINOv2, ConvNeXt or Swin, or a text encoder such as BERT or MPNet"
+            f"{str(where)!r} is a {kind} model, which reads {', '.join(known[:3])}: give a "
+            "vision model such as ViT, DINOv2, ConvNeXt or Swin, or a text encoder such as BERT or MPNet"
         )
 
 
@@ -150,7 +151,9 @@ def _refuse(said: dict[str, Any], source: str) -> None:
     of = {"channels": "vision models", "size": "vision models", "layers": "models in Hugging Face form"}
     for name, value in said.items():
         if value is not None:
-            raise BadSetting(f"{name} = {shown(value)} is said of {of.get(name, 'text models')}, not of {source}: leave it out")
+            raise BadSetting(
+                f"{name} = {shown(value)} is said of {of.get(name, 'text models')}, not of {source}: leave it out"
+            )
 
 
 def from_spec(spec: dict[str, Any], *, seed: int = 0, most: int | None = None) -> Body:
@@ -165,35 +168,44 @@ def from_spec(spec: dict[str, Any], *, seed: int = 0, most: int | None = None) -
         BadSetting: the spec is of a module that was given in Python, or of an unknown kind.
         BadData: it describes more weights than there are.
     """
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "mlp": lambda: MLP(spec["widths"]),
-        "convnet": lambda: ConvNet(spec["channels"], spec["widths"]),
-    }
-    kind = spec.get("kind")
-    if kind == "huggingface":
-        return from_vision_spec(spec, seed, most)
-    if kind == "huggingface-text":
-        return from_text_spec(spec, seed, most)
-    if kind == "timm":
-        pixels = Pixels(**spec["pixels"])
-        return timm_model(spec["name"], seed=seed, pretrained=False, channels=spec["channels"], pixels=pixels)
-    if kind not in makers:
-        why = "it was made of a module given in Python" if kind == "module" else f"kind {kind!r} is none of them"
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if kind not in ("mlp", "convnet", "huggingface", "huggingface-text", "timm"):
+        why = "it was made of a module given in Python" if kind == "module" else f"kind {shown(kind)} is none of them"
         raise BadSetting(
-            f"from_spec makes {', '.join(sorted([*makers, 'huggingface', 'huggingface-text', 'timm']))}, but not this backbone: {why}. "
-            "Make it as before, with backbone(module, ...), and load its weights"
+            f"from_spec makes convnet, huggingface, huggingface-text, mlp, timm, but not this backbone: {why}. Make it as "
+            "before, with backbone(module, ...), and load its weights"
         )
     try:
-        refuse_more(weights_of(makers[kind]), most)
-        with seeded(seed):
-            module = makers[kind]()
+        if kind == "huggingface":
+            return from_vision_spec(spec, seed, most)
+        if kind == "huggingface-text":
+            return from_text_spec(spec, seed, most)
+        pixels = Pixels(**spec["pixels"])
+        if kind == "timm":
+            return timm_model(spec["name"], seed=seed, pretrained=False, channels=spec["channels"], pixels=pixels)
+        widths = spec["widths"]
+        module = _drawn(lambda: MLP(widths) if kind == "mlp" else ConvNet(spec["channels"], widths), seed, most)
+        return Body(module, pixels, int(widths[-1]), dict(spec))
     except NacreError:
         raise
-    except (RuntimeError, MemoryError) as error:
+    except MemoryError as error:
         raise BadSetting(
-            f"{kind} with layers of {spec['widths']} does not fit into memory ({first_line(error)}): make it smaller"
+            f"{kind} with layers of {shown(spec['widths'])} does not fit into memory: make it smaller"
         ) from error
-    return Body(module, Pixels(**spec["pixels"]), int(spec["widths"][-1]), dict(spec))
+    except Exception as error:  # of whatever kind: a spec may come from a file
+        raise BadSetting(
+            f"this spec of {kind} describes no backbone ({type(error).__name__}: {first_line(error)}): was it altered?"
+        ) from error
+
+
+def _drawn(make: Callable[[], nn.Module], seed: int, most: int | None) -> nn.Module:
+    """A module with weights by the seed."""
+    refuse_more(weights_of(make), most)
+    try:
+        with seeded(seed):
+            return make()
+    except RuntimeError as error:  # what torch says where memory ends
+        raise MemoryError from error
 
 
 def _of_module(

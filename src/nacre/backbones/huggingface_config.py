@@ -15,8 +15,8 @@ from ..core.files import first_line
 from .pixels import Pixels
 
 PLAIN_ATTENTION = (None, "eager", "sdpa")  # any other is fetched, or needs another package
-LAYERS = re.compile("layers|depth|blocks|stages")
-MOST_LAYERS, MOST = 1000, 10**7  # what a number of a configuration can be; more is damage, or meant to fill a memory
+LIMITS = (("layers", 1000), ("depth", 1000), ("blocks", 1000), ("stages", 1000), ("image_size", 8192))
+MOST = 10**7  # what another number of a configuration can be; more is damage, or meant to fill a memory
 
 
 def read_config(transformers: Any, where: str | Path) -> Any:
@@ -60,7 +60,7 @@ def refuse_code_and_giants(config: Any, where: str) -> None:
         raise BadData(f"{where!r} has quantised weights, which are not read: give the model in full precision")
     for key, value in told.items():
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and abs(number) > (MOST_LAYERS if LAYERS.search(key) else MOST):
+            if isinstance(number, int) and abs(number) > next((most for word, most in LIMITS if word in key), MOST):
                 raise BadData(
                     f"{where!r} has {key} = {shown(value)} in its config.json, which no model has: is it damaged?"
                 )

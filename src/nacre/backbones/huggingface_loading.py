@@ -159,8 +159,11 @@ def _weights(transformers: Any, where: str | Path, config: Any, make: dict[str, 
 def _random(transformers: Any, config: Any, make: dict[str, Any], seed: int) -> nn.Module:
     """The model with random weights by the seed."""
     try:
+        refuse_more(weights_of(lambda: transformers.AutoModel.from_config(config, trust_remote_code=False, **make)))
         with seeded(seed):
             return transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **make)
+    except NacreError:
+        raise
     except Exception as error:  # of whatever kind: a config.json may say anything
         raise BadData(
             f"no model can be made of this {type(config).__name__} ({first_sentence(error)}): repair its config.json"

@@ -61,9 +61,7 @@ class HuggingFaceText(nn.Module):
         width = _read(attention_mask)
         mask = attention_mask[:, :width]
         kinds = {} if token_type_ids is None else {"token_type_ids": token_type_ids[:, :width].long()}
-        answer: Any = self.net(
-            input_ids=input_ids[:, :width].long(), attention_mask=mask.long(), **kinds, **self.asked
-        )
+        answer: Any = self.net(input_ids=input_ids[:, :width].long(), attention_mask=mask.long(), **kinds, **self.asked)
         z = self._pooled(answer.last_hidden_state, mask)
         return F.normalize(z, dim=1) if self.normalize else z
 
@@ -119,10 +117,10 @@ def text_model(
     told = _told(transformers, where)
     net = load(transformers, where, config, pretrained, seed)
     if pool == "auto" and told.pool not in ("mean", "cls", "last"):
-        raise BadSetting(
-            f'{source!r} pools by {told.pool}, which is not made here: say pool = "mean", "cls" or "last"'
-        )
-    module = HuggingFaceText(net, told.pool if pool == "auto" else pool, told.normalize if normalize is None else normalize)
+        raise BadSetting(f'{source!r} pools by {told.pool}, which is not made here: say pool = "mean", "cls" or "last"')
+    module = HuggingFaceText(
+        net, told.pool if pool == "auto" else pool, told.normalize if normalize is None else normalize
+    )
     tokenizer = _tokenizer(transformers, where, net, config, told.max_length, max_length)
     return _body(module, config, tokenizer, source)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import BadData, BadSetting
 
-MOST_PIXELS = 2**24
+MOST_PIXELS = 2**21  # more is no size that models are made for
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
 
 

@@ -21,7 +21,7 @@ from ..core.method import compose
 from ..learner import Learner
 from .partners import Rebuilds
 from .runs import learner, resumed
-from .worlds import VECTORS
+from .worlds import SEED, VECTORS, seeded
 
 Origin = tuple[str, int]
 _ANSWER = "answer "
@@ -50,7 +50,9 @@ def carried_on(origin: Origin, place: Path, to: Path) -> Any:
     """
     worker = _worker()
     assert worker.stdin is not None and worker.stdout is not None
-    worker.stdin.write(json.dumps({"origin": origin, "place": str(place), "to": str(to), "path": sys.path}) + "\n")
+    worker.stdin.write(
+        json.dumps({"origin": origin, "place": str(place), "to": str(to), "path": sys.path, "seed": SEED.get()}) + "\n"
+    )
     worker.stdin.flush()
     for line in worker.stdout:
         if line.startswith(_ANSWER):
@@ -88,8 +90,8 @@ def serve() -> None:
         sys.path[:] = job["path"]
         said = ""
         try:
-            stream = VECTORS.stream()
-            _, end = resumed(Path(job["place"]), made((job["origin"][0], job["origin"][1])), stream)
+            with seeded(job["seed"]):
+                _, end = resumed(Path(job["place"]), made((job["origin"][0], job["origin"][1])), VECTORS.stream())
             checkpoint.save(job["to"], end)
         except Exception as error:
             said = f"{type(error).__name__}: {error}".replace("\n", " ")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from ..core.state import Stateful
+from .worlds import seeded
 
 Needs = Literal["cpu", "cuda", "ranks", "compile"]
 Outcome = Literal["passed", "failed", "skipped", "excused"]
@@ -70,7 +71,7 @@ class Case:
         """
         if not true:
             raise Failed(
-                f"{self.name} breaks {self.check}: {expected}, but {figure}. The usual cause: {cause}"
+                f"{self.name} breaks {self.check}: {expected}, but {shortened(figure)}. The usual cause: {cause}"
             ) from None
 
 
@@ -108,7 +109,7 @@ class Check:
             raise Skipped(lacking)
         case.check = self.name
         threads = torch.get_num_threads()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), seeded(case.seed):
             torch.set_num_threads(1)  # the fastest for tiny tensors
             try:
                 self.look(case)
@@ -131,8 +132,10 @@ class Check:
             return Verdict(self, "failed", str(why))
         except Exception as error:  # a part that raises where it should work has failed as well
             name = part.name if isinstance(part, Case) else called(part)
-            what = f"{name} breaks {self.name}: {self.about.rstrip('.')}, but it raises {type(error).__name__}: {error}"
-            return Verdict(self, "failed", f"{what}. The usual cause: a case that the part does not foresee", error)
+            raised = f"it raises {type(error).__name__}: {shortened(str(error))}"
+            cause = "a case that the part does not foresee, or something it holds that is gone after a resume"
+            why = f"{name} breaks {self.name}: {self.about.rstrip('.')}, but {raised}. The usual cause: {cause}"
+            return Verdict(self, "failed", why, error)
         return Verdict(self, "passed")
 
 
@@ -190,6 +193,12 @@ def _short(value: Any) -> str:
         return called(value)
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else f"<{type(value).__name__}>"
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """A text of one line, cut in the middle where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def excuses_of(part: Any) -> dict[str, str]:

@@ -9,13 +9,59 @@ from typing import Any
 
 from ..core.errors import BadSetting, UnknownName
 from ..core.state import Stateful
-from . import buffer, errors, face, machine, method, metric, rest, resume, rule, schedule, state, stream, together
+from . import (
+    admission,
+    buffer,
+    errors,
+    face,
+    machine,
+    method,
+    metric,
+    rest,
+    resume,
+    rule,
+    schedule,
+    state,
+    stream,
+    together,
+)
 from .check import Case, Check, Verdict, check, excuses_of
 from .kinds import is_excused
 
+ROOMS = (
+    face,
+    state,
+    errors,
+    rest,
+    rule,
+    method,
+    resume,
+    machine,
+    together,
+    admission,
+    buffer,
+    schedule,
+    stream,
+    metric,
+)
 EVERY: tuple[Check, ...] = tuple(
     held
-    for room in (face, state, errors, rest, rule, method, resume, machine, together, buffer, schedule, stream, metric)
+    for room in (
+        face,
+        state,
+        errors,
+        rest,
+        rule,
+        method,
+        resume,
+        machine,
+        together,
+        admission,
+        buffer,
+        schedule,
+        stream,
+        metric,
+    )
     for held in vars(room).values()
     if isinstance(held, Check)
 )
@@ -73,15 +119,27 @@ def cases_of(thing: Any, seed: int = 0) -> list[Case]:
     if isinstance(thing, ModuleType):
         mine = [c for c in vars(thing).values() if _is_kind(c) and c.__module__ == thing.__name__]
         if not mine:
-            raise BadSetting(f"the module {thing.__name__} defines no method, rule or memory that could be checked")
+            raise BadSetting(
+                f"the module {thing.__name__} defines no method, rule or memory that could be checked: name the class that "
+                "shall be, or the module that defines it"
+            )
         return [case for kind in mine for case in cases_of(kind, seed)]
     if isinstance(thing, type):
         if not _is_kind(thing):
             raise BadSetting(
                 f"{thing.__name__} is no method, rule or memory: derive it from nacre.Method or nacre.Rule"
             )
+        found = "<locals>" not in thing.__qualname__ and thing.__module__ != "__main__"  # by another process
         place = f"{thing.__module__}:{thing.__qualname__}"
-        return [Case(part, seed, (place, k)) for k, part in enumerate(thing.examples())]
+        try:
+            parts = list(thing.examples())
+        except TypeError as error:
+            raise BadSetting(
+                f"{thing.__name__} cannot be made without words ({error}): say by examples() how it is to be tested"
+            ) from error
+        if not parts:
+            raise BadSetting(f"{thing.__name__}.examples() gives nothing: yield at least one instance to be tested")
+        return [Case(part, seed, (place, k) if found else None) for k, part in enumerate(parts)]
     if not any(True for _ in checks_for(thing)):
         raise BadSetting(
             f"no check knows what a {type(thing).__name__} is: give a method, rule, memory, schedule or stream"

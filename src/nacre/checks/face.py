@@ -10,7 +10,6 @@ import inspect
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from ..core.method import Method
 from ..core.state import Stateful
 from .check import Case, Skipped, check
-from .kinds import is_part
+from .kinds import is_part, parts_inside
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -102,16 +101,6 @@ def import_is_silent(case: Case) -> None:
         raise Skipped(f"{module} is no module that can be imported")
     said = _import_alone(_packaged(module), tuple(sys.path))
     case.holds(not said, "importing its module is silent, fast and leaves no trace", said, "work done at import time")
-
-
-def parts_inside(part: Any) -> Iterator[Any]:
-    """The part and the parts in its fields."""
-    if isinstance(part, Stateful):
-        yield part
-        for f in fields(part):
-            value = getattr(part, f.name, None)
-            for inner in value if isinstance(value, (tuple, list)) else [value]:
-                yield from parts_inside(inner)
 
 
 def _plain(value: Any) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
+from ..core.method import trains
 from ..core.rule import Rule
 from ..core.state import Stateful
-from ..memory import Memory
+from ..memory import Block, Memory
 from ..metrics import Matrix
 from ..schedules import Phases
 from ..streams import Split
 from .check import excuses_of
-from .runs import joins
+from .runs import as_method, joins
 
 HOOKS = ("shape_grads", "shape_weights", "resting")
 """What a part says around the step."""
@@ -90,3 +93,23 @@ def is_matrix(part: Any) -> bool:
 def is_off(part: Any) -> bool:
     """Whether a part stands at the settings that it declares as `off`."""
     return bool(part.off) and all(getattr(part, name) == value for name, value in part.off.items())
+
+
+def trains_something(part: Any) -> bool:
+    """Whether a part's stage takes optimizer steps."""
+    return isinstance(part, Rule) and trains(as_method(part))
+
+
+def admits_rows(part: Any) -> bool:
+    """Whether a part keeps rows of the stream in a block."""
+    return learns(part) and part.overrides("after_step") and any(isinstance(p, Block) for p in parts_inside(part))
+
+
+def parts_inside(part: Any) -> Iterator[Any]:
+    """The part and the parts in its fields."""
+    if isinstance(part, Stateful):
+        yield part
+        for f in fields(part):
+            value = getattr(part, f.name, None)
+            for inner in value if isinstance(value, (tuple, list)) else [value]:
+                yield from parts_inside(inner)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import NacreError, TooFewRows
-from ..core.method import Method
+from ..core.method import Method, trains
 from ..core.model import grow
 from ..core.rows import TensorRows
 from ..core.stream import Experience, Task
@@ -18,7 +18,7 @@ from .check import Case, Skipped, check
 from .kinds import is_off, learns, meets_tasks, remembers_tasks
 from .machine import stays_finite
 from .rule import switched_off
-from .runs import Stream, end_of, finish, finite, gap, learner, method_of, tests_of
+from .runs import SGD, Stream, as_method, end_of, finish, finite, gap, learner, method_of, tensors_of, tests_of
 from .state import whole
 from .worlds import SHORT, VECTORS, View, calm
 
@@ -56,6 +56,8 @@ def remembers(case: Case) -> None:
         for _ in walk:
             pass
         end = end_of(who, VECTORS.stream(SHORT))
+        if not any(True for _ in tensors_of(end["state"])):
+            raise Skipped("it keeps no tensors, so there is nothing of the rows to remember")
         ends.append([end["model"], end["answers"]])
     case.holds(
         bool(gap(ends[0], ends[1])), "other rows in the first task lead to another end", "the end is the same bit for bit",
@@ -67,9 +69,13 @@ def remembers(case: Case) -> None:
 def grows(case: Case) -> None:
     """With 2, then 4, then 6 classes it answers for all of them, and every new weight is in the optimizer."""
     stream = VECTORS.stream()
-    who, seen = learner(case.fresh()), _Held(case)
+    who, seen, same = learner(case.fresh()), _Held(case), tests_of(stream[:1])
     for met in who.learn(stream, seen):
         width = 2 * met.task.index + 2
+        figure = gap(who.predict(tests_of(stream[:1])), who.predict(same))
+        case.holds(
+            not figure, "rows asked again after a task are answered anew", figure, "answers kept from before the task"
+        )
         scores = who.predict(tests_of(stream[: met.task.index + 1]))
         case.holds(
             scores.shape[1] == width,
@@ -120,14 +126,15 @@ def finite_at_extremes(case: Case) -> None:
         )
     strengths = _strengths(case.part)
     for name in strengths:
-        part = case.fresh()
-        setattr(part, name, LARGE * getattr(part, name))
-        who = learner(part)
-        try:
-            finish(who, stream)
-        except NacreError:
-            continue
-        stays_finite(case, f"{name} = {getattr(part, name):g}", who)
+        for hard in ({}, {"optimizer": SGD, "clip": None}):
+            part = case.fresh()
+            setattr(part, name, LARGE * getattr(part, name))
+            who = learner(part, **(hard if trains(as_method(part)) else {}))
+            try:
+                finish(who, stream)
+            except NacreError:
+                continue
+            stays_finite(case, f"{name} = {getattr(part, name):g}", who)
     if not case.part.off and not strengths:
         raise Skipped("it declares no `off` settings and has no strength without an upper bound")
 
@@ -162,6 +169,11 @@ def no_peeking(case: Case) -> None:
     for task in (torch.zeros_like(batch.y), batch.y // 2):
         figure = gap(answers, who.predict(replace(batch, task=task)))
         case.holds(not figure, "answers ignore a task id that the stream hides", figure, "batch.task read in predict()")
+    alone = torch.cat([who.predict(batch.pick(slice(i, i + 1))) for i in range(4)])
+    figure = gap(answers[:4], alone, within=1e-4)
+    case.holds(
+        not figure, "a row is answered alone as among others", figure, "statistics of test rows read in predict()"
+    )
     figure = gap(answers, who.predict(replace(batch, y=batch.y.flip(0))))
     case.holds(not figure, "answers ignore the labels of test rows", figure, "batch.y read in predict()")
 

@@ -22,7 +22,7 @@ from ..core.rule import Rule, Site
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Experience, Task
 from ..data import load
-from ..memory import Block, ClassBalanced, Reservoir
+from ..memory import Block, ClassBalanced, Reservoir, fields_of
 from ..metrics import Matrix
 from ..schedules import Phase, Phases
 from ..streams import Split, split
@@ -143,8 +143,19 @@ class CountsInLoss(Method):
         self.steps += 1
         return 0.0
 
+
+@dataclass
+class KeepsGraph(Method):
+    """Holds on to the graph of the last step and goes through it again."""
+
+    last: Any = scratch()
+
+    def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
+        last, self.last = self.last, out.logits.mean()
+        return 0.0 if last is None else 0.1 * last
+
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
-        return {n: g / self.steps**0.5 for n, g in grads.items()}
+        return dict(grads)
 
 
 @dataclass
@@ -390,6 +401,50 @@ class OwnDevice(Method):
 
 
 @dataclass
+class ShuffledAnswers(Replayer):
+    """Stores the logits of other rows beside its rows."""
+
+    def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
+        rows = fields_of(batch, {"logits": out.logits.flip(0)})
+        self.block.write(torch.arange(len(batch)), rows, self.capacity)
+
+
+@dataclass
+class AdmitsAgain(Replayer):
+    """Admits what it replayed."""
+
+    def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
+        super().after_step(replace(batch, source=None), out, site)
+
+
+@dataclass
+class DrawsInLoss(Method):
+    """Draws from torch's global generator, which the learner happens to seed."""
+
+    def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
+        return (torch.rand_like(out.logits) * out.logits).mean()
+
+
+@dataclass
+class KeepsAnswers(Method):
+    """Answers as before where it is asked for the same batch again."""
+
+    answers: dict[int, Tensor] = scratch(dict)
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.answers.setdefault(id(batch.x), forward(model, batch).logits)
+
+
+@dataclass
+class ReadsTheBatch(Method):
+    """Answers by how a row differs from the others that are asked about."""
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = forward(model, batch).logits
+        return logits - logits.mean(0)
+
+
+@dataclass
 class OneShard(Method):
     """Where several processes learn, each keeps the mean of its own rows."""
 
@@ -605,23 +660,27 @@ MUTANTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("masks_do_not_leak", MasksGradients),
     ("writes_what_it_says", WritesOld),
     ("writes_what_it_says", MovesInGradients),
-    ("sees_this_step", CountsInLoss),
+    ("sees_this_step", KeepsGraph),
+    ("skipped_steps_leave_no_trace", CountsInLoss),
     ("skips_the_unused", AsksForAll),
     ("skips_the_unused", MovesFrozen),
     ("detaches_cleanly", LeavesHooks),
     ("resumes_exactly", HiddenGenerator),
     ("resumes_exactly", ForgetsRows),
     ("seeded", GlobalDice),
+    ("seeded", DrawsInLoss),
     ("seeded", DeafSeed),
     ("does_something", ZeroPenalty),
     ("remembers", WrongTask),
     ("grows", LateHead),
     ("grows", FixedWidth),
+    ("grows", KeepsAnswers),
     ("odd_streams", MeanOfNothing),
     ("finite_at_extremes", NeverPlain),
     ("no_peeking", ReadsTests),
     ("no_peeking", ReadsTasks),
     ("no_peeking", ReadsLabels),
+    ("no_peeking", ReadsTheBatch),
     ("comes_back", NeedsItsProcess),
     ("own_loop", ReadsInitialRate),
     ("watch_is_free", EvaluationMovesNorms),
@@ -632,6 +691,8 @@ MUTANTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("compiles", WrapperNames),
     ("devices", OwnDevice),
     ("ranks_agree", OneShard),
+    ("admits_whole_rows_of_the_stream", ShuffledAnswers),
+    ("admits_whole_rows_of_the_stream", AdmitsAgain),
     ("bounded", NeverCut),
     ("keeps_what_it_promises", FirstRows),
     ("keeps_what_it_promises", FirstClasses),

@@ -75,7 +75,7 @@ def _rests_under(case: Case, name: str, kind: Settings, whole: Method) -> None:
                     not moved,
                     f"what rests keeps its bits under {name}",
                     f"{moved} entries of {n} moved at step {site.step}",
-                    "a mask on gradients (momentum and weight decay move what is masked), or a move behind the rest",
+                    "a mask on gradients, a move behind the rest, or a resting() that is no function of the site",
                 )
             look_ahead()
 

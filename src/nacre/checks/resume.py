@@ -29,13 +29,15 @@ from .runs import (
     in_a_folder,
     joins,
     learner,
+    method_of,
     resumed,
     some_steps,
     steps_of,
     tests_of,
 )
 from .state import whole
-from .worlds import SHORT, VECTORS
+from .steps import take_steps
+from .worlds import SHORT, VECTORS, calm
 
 
 @check(learns)
@@ -58,6 +60,13 @@ def seeded(case: Case) -> None:
     with other_seeds():
         again = whole(case)
     _same_end(case, "after other global seeds", end, again, "a draw from a global generator: use nacre.core.dice")
+    ends = []
+    for mark in (1, 2):
+        with other_seeds(mark):
+            ends.append(_driven_without_a_seed(case))
+    _same_end(
+        case, "in a loop that seeds nothing", ends[0], ends[1], "a draw from torch's generator: use nacre.core.dice"
+    )
     for k in range(len(_seeds(case.part))):
         changed = case.fresh()
         part, name = _seeds(changed)[k]
@@ -130,6 +139,17 @@ def composes(case: Case) -> None:
         end = end_of(finish(learner(whole), stream), stream)["model"]
         alone = end_of(finish(learner(case.fresh()), stream), stream)["model"]
         _same_end(case, "composed with the empty method", alone, end, "hooks that ask who else is there")
+
+
+def _driven_without_a_seed(case: Case) -> Any:
+    """The end of two tasks in a loop whose driver leaves the global generators alone; there is no dropout to draw."""
+    mine = learner(case.fresh(), model=calm())
+    stage = mine.stages[0]
+    for met in as_met(case.part, VECTORS.stream(SHORT)):
+        with Drive(stage.method, mine.model, stage.optimizer, met.task) as drive:
+            if stage.optimizer is not None:
+                take_steps(drive, 2)
+    return {"model": mine.model.state_dict(), "state": method_of(mine).state_dict()}
 
 
 class _Watches(Listener):

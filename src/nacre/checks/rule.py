@@ -13,7 +13,7 @@ from ..core.method import Method, compose
 from ..core.rule import Site
 from ..core.state import Tensors
 from .check import Case, Skipped, check
-from .kinds import grads_or_weights, shapes
+from .kinds import grads_or_weights, shapes, trains_something
 from .optimizers import HARD
 from .runs import as_met, copied, gap
 from .steps import STEPS, Watch, second_task, take_steps
@@ -55,6 +55,11 @@ def sees_this_step(case: Case) -> None:
             take_steps(drive, 3, how=how, noted=wanted)
         figure = gap(wanted, watch.grads)
         case.holds(not figure, f"gradients are this step's ({how})", figure, "a gradient kept from another step")
+
+
+@check(trains_something)
+def skipped_steps_leave_no_trace(case: Case) -> None:
+    """A step that takes no effect advances nothing; gradients that are still scaled are refused."""
     with second_task(case.fresh(), HARD["fused"].make) as drive:
         take_steps(drive, 2)
         before = _standing(drive)

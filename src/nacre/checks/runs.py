@@ -20,7 +20,7 @@ from ..core.rows import Batch
 from ..core.rule import Rule
 from ..core.stream import Experience, Joined
 from ..learner import Learner, Listener, Stage
-from .worlds import VECTORS, View, World
+from .worlds import SEED, VECTORS, View, World
 
 ADAMW = MadeOptimizer("adamw", 0.01, [{"match": "head", "lr": 0.02}], {"weight_decay": 0.05})
 SGD = MadeOptimizer("sgd", 0.05, [], {"momentum": 0.9, "weight_decay": 0.01})
@@ -28,15 +28,22 @@ Stream = Sequence[Experience]
 
 
 def learner(
-    part: Rule, world: World = VECTORS, model: nn.Module | None = None, seed: int = 3, **settings: Any
+    part: Rule, world: World = VECTORS, model: nn.Module | None = None, seed: int | None = None, **settings: Any
 ) -> Learner:
     """A learner of one stage with hard settings: dropout, BatchNorm, augmentation, accumulation, clipping."""
     usual: dict[str, Any] = {"batch_size": 6, "epochs": 2, "accumulate": 2, "clip": 1.0, "augment": world.augment}
-    method = part if isinstance(part, Method) else compose(part)
+    method = as_method(part)
     usual["optimizer"] = ADAMW if trains(method) else None
     stage = Stage(method, **{**usual, **{k: v for k, v in settings.items() if k in Stage.__dataclass_fields__}})
     rest = {k: v for k, v in settings.items() if k not in Stage.__dataclass_fields__}
-    return Learner(world.model() if model is None else model, (stage,), seed=seed, **rest)
+    return Learner(
+        world.model() if model is None else model, (stage,), seed=3 + SEED.get() if seed is None else seed, **rest
+    )
+
+
+def as_method(part: Rule) -> Method:
+    """The part as a method; a bare rule is composed into one."""
+    return part if isinstance(part, Method) else compose(part)
 
 
 def finish(who: Learner, stream: Stream, *listeners: Listener) -> Learner:

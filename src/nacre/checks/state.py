@@ -18,8 +18,8 @@ from ..core.state import Stateful
 from ..learner import Learner, Listener
 from ..memory import Memory
 from .check import Case, Skipped, check
-from .face import PLAIN, parts_inside
-from .kinds import is_part, lives
+from .face import PLAIN
+from .kinds import is_part, lives, parts_inside
 from .runs import end_of, finish, gap, learner, method_of, tensors_of
 from .worlds import GROWING, SHORT, VECTORS
 

@@ -16,7 +16,7 @@ from .check import Case, Skipped, check
 from .kinds import learns
 from .machine import smooth
 from .runs import end_of, finish, gap, learner
-from .worlds import GROWING, VECTORS, calm
+from .worlds import GROWING, SEED, VECTORS, calm, seeded
 
 WITHIN = 1e-5
 STREAM = {"splits": GROWING, "rows": 7}  # 14 rows a task: batches of 6, 6 and 2
@@ -49,13 +49,14 @@ def in_pair(origins: Sequence[again.Origin]) -> list[list[Any]]:
     """For each part: its end on each rank, or what went wrong there. All parts run in one pair of processes."""
     return [
         [mapped(torch.from_numpy, end, np.ndarray) for end in ends]
-        for ends in zip(*in_ranks(learned_by_all, list(origins)), strict=True)
+        for ends in zip(*in_ranks(learned_by_all, list(origins), SEED.get()), strict=True)
     ]
 
 
-def learned_by_all(origins: Sequence[again.Origin]) -> list[Any]:
-    """The ends of these parts on this rank."""
-    return [_end_on_this_rank(origin) for origin in origins]
+def learned_by_all(origins: Sequence[again.Origin], seed: int) -> list[Any]:
+    """The ends of these parts on this rank, in worlds of this seed."""
+    with seeded(seed):
+        return [_end_on_this_rank(origin) for origin in origins]
 
 
 def _end_on_this_rank(origin: again.Origin) -> Any:

@@ -5,7 +5,9 @@ Every world keeps all its rows, training and test, in one `Store` that notes wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +18,9 @@ from ..core.dice import dice, mix
 from ..core.rows import Augment, Batch
 from ..core.stream import Experience, Task
 from ..heads import GrowingLinear
+
+SEED: ContextVar[int] = ContextVar("the seed of all worlds", default=0)
+"""Set by whoever runs a check; another seed gives other rows, other first weights and other draws of the learner."""
 
 Classes = tuple[int, ...]
 GROWING: tuple[Classes, ...] = ((0, 1), (2, 3), (4, 5))
@@ -111,7 +116,7 @@ class World:
     def model(self, seed: int = 0, **settings: Any) -> Any:
         """The model, the same at every call."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix("world", self.name, seed))
+            torch.manual_seed(mix("world", self.name, seed, SEED.get()))
             return self.build(**settings)
 
     def stream(
@@ -126,11 +131,21 @@ class World:
             views = []
             for kind, count in (("train", rows), ("test", tests)):
                 y = torch.tensor(classes, dtype=torch.long).repeat_interleave(count)
-                x = self.draw(y, dice(seed, self.name, kind, i))
+                x = self.draw(y, dice(seed, SEED.get(), self.name, kind, i))
                 views.append(store.admit(x, y, i if told else None))
             task = Task(i, views[0], tuple(sorted(set(classes))), i if told else None)
             met.append(Experience(task, {f"task{i}": views[1]}))
         return met
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, all worlds are drawn by this seed."""
+    token = SEED.set(seed)
+    try:
+        yield
+    finally:
+        SEED.reset(token)
 
 
 @dataclass
@@ -189,12 +204,12 @@ def shaken(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def _vectors_of(y: Tensor, generator: torch.Generator) -> Tensor:
-    centres = 1.5 * torch.randn(16, 8, generator=dice("centres"))
+    centres = 1.5 * torch.randn(32, 8, generator=dice("centres"))
     return centres[y] + torch.randn(len(y), 8, generator=generator)
 
 
 def _pictures_of(y: Tensor, generator: torch.Generator) -> Tensor:
-    patterns = torch.randint(0, 200, (16, 1, 8, 8), generator=dice("patterns"))
+    patterns = torch.randint(0, 200, (32, 1, 8, 8), generator=dice("patterns"))
     return (patterns[y] + torch.randint(0, 56, (len(y), 1, 8, 8), generator=generator)).byte()
 
 

@@ -29,9 +29,21 @@ def check_parts(names: Sequence[str], only: Sequence[str], seed: int, fast: bool
         seed: Seeds worlds and the choice of steps.
         fast: Leave out what takes long.
     """
+    path = list(sys.path)
+    try:
+        return _checked(names, only, seed, fast)
+    finally:
+        sys.path[:] = path
+
+
+def _checked(names: Sequence[str], only: Sequence[str], seed: int, fast: bool) -> bool:
     pairs = [
         (case, check) for name in names for case in cases_of(found(name), seed) for check in checks_for(case.part, only)
     ]
+    if not pairs:
+        raise BadSetting(
+            f"none of the checks {', '.join(only)} looks at {', '.join(names)}: leave --only out to run all that do"
+        )
     said: list[tuple[Case, Verdict]] = []
     for case, check in counting(pairs, lambda pair: f"{pair[0].name} {pair[1].name}"):
         left_out = fast and check.needs in SLOW
@@ -85,14 +97,22 @@ def _module(place: str) -> ModuleType:
     path = Path(place)
     folder = path.parent if path.suffix == ".py" else Path.cwd()
     if path.suffix == ".py" and not path.is_file():
-        raise BadSetting(f"there is no file {place}")
-    sys.path.insert(0, str(folder.resolve()))
+        raise BadSetting(f"there is no file {place}: give module:Class, path/to/file.py:Class, or the name of a method")
+    before = list(sys.path)
+    sys.path.insert(0, str(folder.resolve()))  # where it is found it stays: other processes must find the module, too
     try:
-        return importlib.import_module(path.stem if path.suffix == ".py" else place)
+        module = importlib.import_module(path.stem if path.suffix == ".py" else place)
     except NacreError:
         raise
-    except Exception as error:
-        raise BadSetting(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        sys.path[:] = before
+        raise BadSetting(
+            f"{place} cannot be imported ({type(error).__name__}: {error}): see that Python can import it here"
+        ) from error
+    if path.suffix == ".py" and Path(module.__file__ or "").resolve() != path.resolve():
+        sys.path[:] = before
+        raise BadSetting(f"{place} has the name of another module, {module.__file__}: rename one of them")
+    return module
 
 
 def _sheets(said: Sequence[tuple[Case, Verdict]]) -> list[Sheet | str]:

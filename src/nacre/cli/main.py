@@ -157,7 +157,9 @@ def resume(folder: Path) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="How many classes to name.")
 @click.option("--task", type=int, help="The task that the rows come from, for models trained with tasks told.")
-@click.option("--text", metavar="COLUMN", help="The column of the texts in tables; by default the names of columns tell.")
+@click.option(
+    "--text", metavar="COLUMN", help="The column of the texts in tables; by default the names of columns tell."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
 @plugin
@@ -226,9 +228,15 @@ def check(names: tuple[str, ...], only: str | None, seed: int, fast: bool) -> No
 
     from .checking import check_parts
 
-    logging.getLogger("nacre").setLevel(logging.ERROR)  # checks do on purpose what is warned of
     chosen = [name.strip() for name in only.split(",")] if only else []
-    if not check_parts(names, chosen, seed, fast):
+    logger = logging.getLogger("nacre")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # checks do on purpose what is warned of
+    try:
+        good = check_parts(names, chosen, seed, fast)
+    finally:
+        logger.setLevel(level)
+    if not good:
         sys.exit(FAILED)
 
 

@@ -43,7 +43,9 @@ def _texts(path: Path, column: str | None) -> list[str]:
     if not form_of(path):
         if path.name.lower().removesuffix(".gz").endswith((".txt", ".text")):
             return [line for line in text_of(path, "text").splitlines() if line.strip()]
-        raise BadData(f"{path} holds no texts: give a .txt file with a text a line, or a table (.csv, .tsv, .jsonl, .parquet)")
+        raise BadData(
+            f"{path} holds no texts: give a .txt file with a text a line, or a table (.csv, .tsv, .jsonl, .parquet)"
+        )
     tables = read_tables(path)
     if len(tables) > 1:
         raise BadData(f"{path} holds {' and '.join(tables)} rows: give a file with the rows to predict alone")

@@ -296,8 +296,10 @@ class Drive:
         It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
         """
         self.pending, self.pieces, self.shared = [], 0, 0.0
-        self.lost = torch.zeros((), device=self.device)
+        self.lost = self.nothing
         self.site.step = step
+        if self.reducer is not None:
+            self.reducer.follow(self.model)  # the running statistics may be those of before
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -141,7 +141,8 @@ class Guard:
         if weight := first_of(self.site.params):
             return f"the weight {weight}"
         given = [x for batch in rows for x in (batch.x.values() if isinstance(batch.x, Mapping) else [batch.x])]
-        return "the loss" if finite(x for x in given if x.is_floating_point()) else "the batch of rows"
+        sound = finite(x for x in given if x.is_floating_point())
+        return "the loss" if all(ranks.gathered(sound)) else "the batch of rows"
 
 
 class Undo:
@@ -181,11 +182,11 @@ class Undo:
 
     def _tensors(self) -> Iterator[tuple[Any, Tensor]]:
         for i, group in enumerate(self.optimizer.param_groups):
-            yield from (((i, k), p) for k, p in enumerate(group["params"]))
+            yield from (((i, k), shards.local(p)) for k, p in enumerate(group["params"]))
         for i, module in enumerate(self.modules):
             yield from module.named_buffers(str(i))
         for p, own in self.optimizer.state.items():
-            yield from (((p, k), v) for k, v in own.items() if isinstance(v, Tensor))
+            yield from (((p, k), shards.local(v)) for k, v in own.items() if isinstance(v, Tensor))
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:

@@ -7,6 +7,7 @@ is a function of its number, so a run does not depend on who worked on which.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -72,4 +73,5 @@ def exchanged(seen: list[Seen], device: torch.device) -> list[Seen]:
 
 
 def _plain(part: Batch | Outputs) -> dict[str, Any]:
-    return {f.name: getattr(part, f.name) for f in fields(part) if f.name != "cut"}
+    held = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "cut"}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in held.items()}

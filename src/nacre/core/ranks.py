@@ -7,9 +7,8 @@ answers at once and for one rank.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import blake2b
@@ -21,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import BadSetting, LostRank
+from .packed import packed, unpacked
 
 _BUCKET = 1 << 22  # entries that travel at once
-_ALIGN = 16  # bytes: where a tensor may begin among others
 _INTS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers as wide as an entry, by its bytes
 _apart = 0  # how many `apart()` blocks we are inside
 
@@ -124,23 +123,18 @@ def gathered(tree: Any, device: torch.device | str = "cpu") -> list[Any]:
     """Every rank's tree, in the order of the ranks; they may differ in structure, shapes and types.
 
     Args:
-        tree: Tensors, numbers, strings, None, and lists or str-keyed dicts of these.
+        tree: Tensors, numbers, strings, None, and lists, tuples or dicts of these.
         device: Where it had best travel, the same kind on all ranks.
     """
     if world() == 1:
         return [tree]
-    device = _road(device)
-    tensors: list[Tensor] = []
-    skeleton = torch.frombuffer(bytearray(json.dumps(_skeleton(tree, tensors)).encode()), dtype=torch.uint8)
-    payload = torch.cat([_aligned(skeleton).to(device), *(_aligned(_bytes(t)).to(device) for t in tensors)])
-    sizes: list[list[int]] = [t.tolist() for t in _from_all(torch.tensor([len(skeleton), len(payload)], device=device))]
+    payload, text = packed(tree, _road(device))
+    sizes: list[list[int]] = [
+        t.tolist() for t in _from_all(payload.new_tensor([text, len(payload)], dtype=torch.int64))
+    ]
     room = max(size for _, size in sizes)
     everything = _from_all(torch.nn.functional.pad(payload, (0, room - len(payload))))
-    trees: list[Any] = []
-    for held, (text, _) in zip(everything, sizes, strict=True):
-        head = json.loads(bytes(held[:text].tolist()))
-        trees.append(_filled(head, _Cursor(held, text + -text % _ALIGN)))
-    return trees
+    return [unpacked(held, text) for held, (text, _) in zip(everything, sizes, strict=True)]
 
 
 def in_turn(pieces: list[Any], device: torch.device | str = "cpu") -> list[Any]:
@@ -232,53 +226,6 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
         held.append(t)
         last[t.dtype, t.device] = held, size + t.numel()
     return found
-
-
-def _skeleton(value: Any, tensors: list[Tensor]) -> Any:
-    """A tree as plain JSON; its tensors are counted in the order of their places."""
-    match value:
-        case Tensor():
-            tensors.append(value)
-            return {"tensor": [str(value.dtype).removeprefix("torch."), list(value.shape), str(value.device.type)]}
-        case Mapping():
-            return {"dict": [[k, _skeleton(v, tensors)] for k, v in value.items()]}
-        case list() | tuple():
-            return [_skeleton(v, tensors) for v in value]
-        case bool() | int() | float() | str() | None:
-            return value
-    raise TypeError(f"ranks exchange tensors and plain values, no {type(value).__name__}")
-
-
-class _Cursor:
-    """Takes tensors out of a row of bytes, one after the other."""
-
-    def __init__(self, held: Tensor, at: int):
-        self.held, self.at = held, at
-
-    def take(self, dtype: torch.dtype, shape: list[int], kind: str) -> Tensor:
-        size = torch.Size(shape).numel() * dtype.itemsize
-        found = self.held[self.at : self.at + size].clone().view(dtype).view(shape)
-        self.at += size + -size % _ALIGN
-        return found.to(torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else kind)
-
-
-def _filled(saved: Any, cursor: _Cursor) -> Any:
-    match saved:
-        case {"tensor": [dtype, shape, kind]}:
-            return cursor.take(getattr(torch, dtype), shape, kind)
-        case {"dict": items}:
-            return {k: _filled(v, cursor) for k, v in items}
-        case list():
-            return [_filled(v, cursor) for v in saved]
-    return saved
-
-
-def _bytes(t: Tensor) -> Tensor:
-    return t.detach().reshape(-1).contiguous().view(torch.uint8)
-
-
-def _aligned(flat: Tensor) -> Tensor:
-    return torch.nn.functional.pad(flat, (0, -len(flat) % _ALIGN))
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -135,8 +135,7 @@ def attached(rule: Rule, optimizer: Optimizer, model: nn.Module) -> Iterator[Sit
         >>> torch.equal(model.weight, before)
         True
     """
-    unheard = [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]
-    if unheard:
+    if unheard := [h for h in getattr(rule, "TASK_HOOKS", ()) if rule.overrides(h)]:
         raise BadUse(
             f"{type(rule).__name__} also speaks {', '.join(unheard)}: attached() would leave them silent; use nacre.Drive"
         )
@@ -198,8 +197,7 @@ class _Shaper:
             raise BadStep(
                 "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        found_inf = getattr(optimizer, "found_inf", None)
-        self.site.took_effect = found_inf is None or not bool(found_inf)
+        self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
         if not self.site.took_effect:
             return None
         self._keep_old()

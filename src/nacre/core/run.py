@@ -141,8 +141,8 @@ class Run:
             here = saved if len(run.seeds) == 1 else {k: saved[k].get(str(seed)) for k in PER_SEED if k in saved}
             held: dict[str, Any] = {k: here[k] for k in PER_SEED if k in here}
             if held["moments"] is not None:
-                held["matrix"] = [[NAN if v is None else v for v in row] for row in held["matrix"]]
-                held["summary"] = {k: NAN if v is None else v for k, v in held["summary"].items()}
+                held["matrix"] = [[NAN if v is None else float(v) for v in row] for row in held["matrix"]]
+                held["summary"] = {k: NAN if v is None else float(v) for k, v in held["summary"].items()}
                 run.results[seed] = Result(**held)
         return run
 
@@ -157,10 +157,12 @@ class Run:
         if not path.is_file():
             raise BadData(f"{folder} holds no {FILE}: give the folder of a run, as `nacre run --out` made it")
         try:
-            return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+            run = Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+            run.table()  # what cannot be shown is no record
+            return run
         except BadData:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError) as error:
             raise BadData(f"{path} cannot be read ({error}): resume the run, which writes it anew") from error
 
     def save(self, folder: str | Path) -> None:

@@ -52,7 +52,7 @@ def in_ranks(job: Callable[..., Any], *args: Any, ranks: int = 2, minutes: float
         finally:
             for process in crew:
                 if process.is_alive() and process.exitcode is None:
-                    process.join(5.0)  # whoever waits for one that has gone, notices
+                    process.join(10.0)  # whoever waits for one that has gone, notices
                     process.kill()
                 process.join()
 
@@ -64,7 +64,9 @@ def _answers(ends: list[Any], deadline: float) -> list[Any]:
         waiting: list[Any] = [end for rank, end in enumerate(ends) if rank not in found]
         ready: list[Any] = wait(waiting, timeout=max(deadline - time.monotonic(), 0.0))
         if not ready:
-            raise LostRank(f"ranks {[r for r in range(len(ends)) if r not in found]} took too long and were ended")
+            raise LostRank(
+                f"ranks {[r for r in range(len(ends)) if r not in found]} took too long and were ended: give more minutes"
+            )
         for end in ready:
             rank = ends.index(end)
             try:
@@ -72,7 +74,7 @@ def _answers(ends: list[Any], deadline: float) -> list[Any]:
             except EOFError:
                 raise LostRank(f"rank {rank} died without a word: was it killed, or out of memory?") from None
             if failed:
-                raise LostRank(f"rank {rank} failed:\n{value}")
+                raise LostRank(f"rank {rank} failed: mend what it said first\n{value}")
             found[rank] = value
     return [found[rank] for rank in range(len(ends))]
 

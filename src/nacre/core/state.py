@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import field, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -83,6 +83,13 @@ class Stateful:
                 f"{type(self).__name__} keeps {sorted(self._kept())}, the checkpoint has {sorted(saved)}: "
                 "was it written by the same version and the same composition?"
             )
+        kinds = _hints(type(self))
+        for name, value in saved.items():
+            if not _fits(value, kinds.get(name)):
+                raise BadCheckpoint(
+                    f"{type(self).__name__}.{name} is not what the checkpoint has there, {str(value)[:60]!r} "
+                    f"({type(value).__name__}): was it written by another version, or by hand?"
+                )
         for f in fields(self):
             if f.metadata.get("kind") == "scratch":
                 assert callable(f.default_factory)
@@ -146,6 +153,20 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in plain):
         words = ["None" if h is NoneType else h.__name__ for h in plain] + list(map(repr, choices))
         raise BadSetting(f"{name} is {' or '.join(words)}, not {value!r} ({type(value).__name__})")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a saved value is of the kind that its field is annotated with; parts say themselves what they take."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, h) for h in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in cast("list[Any]", value))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, inner[1]) for v in cast("dict[Any, Any]", value).values())
+    if hint in (bool, int, float, str, NoneType):
+        return type(value) is hint or (hint is float and type(value) is int)
+    return isinstance(value, Tensor) if hint is Tensor else True
 
 
 def _check_range(name: str, value: Any, low: float | None, high: float | None) -> None:

@@ -15,12 +15,13 @@ UNFIT = (torch.complex128,)  # no type of safetensors
 NON_FINITE = re.compile("[0-9a-f]{16}")
 
 
-def to_json(tree: Any, tensors: dict[str, Tensor]) -> Any:
+def to_json(tree: Any, tensors: dict[str, Tensor], moved: bool = True) -> Any:
     """A tree as values that JSON can hold.
 
     Args:
         tree: Tensors, numbers, strings, booleans, None, and lists, tuples or dicts of these; keys are strings or whole numbers.
-        tensors: The tree's tensors are put here, on the CPU, each under a name of its own.
+        tensors: The tree's tensors are put here, each under a name of its own.
+        moved: Whether they are put on the CPU.
 
     Raises:
         TypeError: the tree holds something else; the message names its path.
@@ -29,7 +30,10 @@ def to_json(tree: Any, tensors: dict[str, Tensor]) -> Any:
     >>> to_json([1.5, torch.ones(2)], held), held
     ({'list': [1.5, {'tensor': '0:/1'}]}, {'0:/1': tensor([1., 1.])})
     """
-    return _jsoned(tree, "", tensors)
+    jsoned = _jsoned(tree, "", tensors)
+    if moved:
+        tensors.update({name: t.cpu() for name, t in tensors.items()})
+    return jsoned
 
 
 def from_json(saved: Any, tensors: dict[str, Tensor]) -> Any:
@@ -69,7 +73,7 @@ def _jsoned(value: Any, path: str, tensors: dict[str, Tensor], depth: int = 0) -
             name = (
                 f"{len(tensors)}:{path.encode('ascii', 'backslashreplace').decode()}"  # numbered: paths may read alike
             )
-            tensors[name] = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            tensors[name] = value.detach().resolve_conj().resolve_neg().contiguous()
             return {"tensor": name}
         case dict():
             if strange := [key for key in value if not isinstance(key, (str, int))]:

@@ -82,7 +82,10 @@ class Source:
             BadData: it holds no texts, or a text of which the tokenizer leaves nothing.
         """
         held = {"training": self.train, "test": self.test, "validation": self.validation}
-        made = [None if rows is None else tokens_of(f"{self.name}, {part} rows", rows, tokenize) for part, rows in held.items()]
+        made = [
+            None if rows is None else tokens_of(f"{self.name}, {part} rows", rows, tokenize)
+            for part, rows in held.items()
+        ]
         train, test, validation = made
         assert train is not None and test is not None
         return replace(self, train=train, test=test, validation=validation)

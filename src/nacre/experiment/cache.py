@@ -1,8 +1,8 @@
 """Features on disk: what a frozen backbone made of data once, found again by what it was made of.
 
-The folder is `features` in `$NACRE_CACHE`, else in `nacre` in the user's cache folder. It holds `MOST` bytes at most: what was not read for the
-longest time is deleted first. A file is written under another name, renamed when complete, and read only if its digest is that
-of its content. Nothing here is needed: what cannot be read or written is made again.
+The folder is `features` in `$NACRE_CACHE`, else in `nacre` in the user's cache folder. It holds `MOST` bytes at most: what
+was not read for the longest time is deleted first. A file is written under another name, renamed when complete, and read only
+if its digest is that of its content. Nothing here is needed: what cannot be read or written is made again.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-LARGEST = 2**18  # bytes of a config file
+LARGEST, MOST = 2**18, 100  # bytes of a config file; stages, and methods of a stage
 
 
 @dataclass
@@ -73,6 +73,7 @@ class Config(Table):
             raise BadSetting("stage is a list of tables: write [[stage]] with two brackets")
         if not tables.get("stage"):
             raise BadSetting('the config has no [[stage]]: add one, such as [[stage]] with methods = [{name = "ER"}]')
+        _refuse_many("stage", tables["stage"])
         config = build(Config, tables)
         with placed("run.plugins"):
             refuse_missing_plugins(config.run.plugins)
@@ -142,6 +143,7 @@ def _complete(config: Config, tables: Mapping[str, Any]) -> None:
         config.backbone.augment = names[0] if isinstance(told, str) else names
     for i, stage in enumerate(config.stage):
         place = join("stage", i)
+        _refuse_many(f"{place}.methods", stage.methods)
         made = [make("method", t, f"{place}.methods.{k}") for k, t in enumerate(stage.methods)]
         stage.methods = [
             {"name": _name_of(t), **_without_seeds(settings(m), t)} for t, m in zip(stage.methods, made, strict=True)
@@ -160,6 +162,11 @@ def _complete(config: Config, tables: Mapping[str, Any]) -> None:
             path = path_of(getattr(table, name))
         if path.exists() and getattr(table, name) not in {e.name for k in ("data", "backbone") for e in entries(k)}:
             setattr(table, name, str(path.resolve()))  # a run is resumed from anywhere
+
+
+def _refuse_many(place: str, entries: Any) -> None:
+    if isinstance(entries, list) and len(entries) > MOST:
+        raise BadSetting(f"{place} has {len(entries)} entries: at most {MOST} are made")
 
 
 def _name_of(table: Mapping[str, Any]) -> str:

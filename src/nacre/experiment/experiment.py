@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..backbones import Body
 from ..catalogue import find
+from ..checkpoint import describing
 from ..core import ranks
 from ..core.errors import BadCheckpoint, BadData, NonFinite, NotSaved
 from ..core.optim import OPTIMIZERS
@@ -234,15 +235,16 @@ class _Seed(Listener):
             raise BadCheckpoint(
                 f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
             )
-        if record["sha256"] != self.trial.source.sha256:
+        if record.get("sha256") != self.trial.source.sha256:
             raise BadData(
                 f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
-                f"{record['sha256'][:12]}...): bring the old rows back, or start a new run"
+                f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
             )
-        self.trial.learner.load_state_dict(saved["learner"])
-        self.recorder.load_state_dict(record)
-        if not self.recorder.complete:
-            self.trial.learner.warn_if_unlike(saved["learner"])
+        with describing(f"seed {self.seed} of this run"):
+            self.trial.learner.load_state_dict(saved["learner"])
+            self.recorder.load_state_dict(record)
+            if not self.recorder.complete:
+                self.trial.learner.warn_if_unlike(saved["learner"])
 
     def _observers(self) -> Iterator[Observer]:
         return (hears for hears in self.listeners if isinstance(hears, Observer))

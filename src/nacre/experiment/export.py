@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import checkpoint
 from ..backbones import Body, Classifier, from_spec
 from ..catalogue import make
-from ..core.errors import BadCheckpoint, BadSetting, NacreError
+from ..core.errors import BadCheckpoint, BadSetting
 from ..core.files import first_line
 from ..core.lengths import put_back, readings
 from ..core.method import Method, leaves, parts_of
@@ -154,15 +154,8 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
     saved = checkpoint.load(seeds[0] if seeds else place)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise BadCheckpoint(f"{place} holds no exported model: give a run's folder or the export folder in it")
-    try:
+    with checkpoint.describing(f"a model (in {place})"):
         return _predictor(saved, place, where)
-    except NacreError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
-        wrong = f"{type(error).__name__}: {error}"
-        raise BadCheckpoint(
-            f"{place} does not describe a model ({wrong}): export it again by resuming its run"
-        ) from error
 
 
 def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Predictor:

@@ -103,7 +103,7 @@ class Folder:
             BadData: there is no such folder.
         """
         if not self.path.is_dir():
-            raise BadData(f"there is no folder {self.path}")
+            raise BadData(f"there is no folder {self.path}: give that of a run, as `nacre run --out` made it")
         if fcntl is None:
             yield
             return

@@ -10,7 +10,7 @@ from typing import Any
 from ..catalogue import join
 from ..core.errors import BadSetting, shown
 
-DEEPEST, LONGEST = 16, 10_000  # of tables in tables, and of a text
+DEEPEST, LONGEST = 16, 10_000  # of tables in tables; of a text, and of a list
 CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
 )  # control characters but tab and line break; halves of letters
@@ -34,6 +34,8 @@ def refuse_unplain(tables: Any) -> None:
                     raise BadSetting(f"{place or 'the config'} has the key {shown(strange[0])}: keys are plain names")
                 left += [(join(place, key), held, depth + 1) for key, held in value.items()]
             case list() | tuple():
+                if len(value) > LONGEST:
+                    raise BadSetting(f"{place} has {len(value)} entries: lists have at most {LONGEST}")
                 left += [(join(place, k), held, depth + 1) for k, held in enumerate(value)]
             case str():
                 if CONTROL.search(value) or len(value) > LONGEST:

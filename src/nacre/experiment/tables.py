@@ -120,7 +120,8 @@ class BackboneTable(Table):
     pretrained: bool = setting(True, "false draws the weights of a pre-trained model anew")
     layers: int | None = setting(None, "of a Hugging Face model: its first layers that are kept; none = all", low=1)
     pool: TextPool = setting(
-        "auto", 'of a text model: its tokens become one row by "mean", "cls" or "last"; "auto" as its files say, else the mean'
+        "auto",
+        'of a text model: its tokens become one row by "mean", "cls" or "last"; "auto" as its files say, else the mean',
     )
     max_length: int | None = setting(
         None, "of a text model: tokens that a text is cut to; none = as its files say", low=1

@@ -222,7 +222,9 @@ def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body
             "or the hub id of a text model, such as sentence-transformers/all-MiniLM-L6-v2"
         )
     if body.tokenizer is not None and shape:
-        raise BadData(f"{name} reads texts, the rows of {source.name} are {'x'.join(map(str, shape))} numbers: give another")
+        raise BadData(
+            f"{name} reads texts, the rows of {source.name} are {'x'.join(map(str, shape))} numbers: give another"
+        )
     if len(shape) == 1 and body.spec.get("kind") != "mlp":
         raise BadData(
             f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
@@ -245,7 +247,9 @@ def _read_by(body: Body, source: Source, config: Config) -> Source:
         source = source.tokenized(body.tokenizer)
     told = config.backbone.augment
     if not isinstance(source.train, TensorRows) and (names := [n for n in _listed(told) if n != NONE]):
-        raise BadSetting(f"augment = {names[0]!r} changes pictures, and the rows of {source.name} are texts: leave it out")
+        raise BadSetting(
+            f"augment = {names[0]!r} changes pictures, and the rows of {source.name} are texts: leave it out"
+        )
     return source
 
 

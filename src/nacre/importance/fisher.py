@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core import ranks
 from ..core.dice import dice
-from ..core.errors import BadSetting
+from ..core.errors import BadSetting, NonFinite
 from ..core.model import Outputs
 from ..core.rows import Batch, Rows
 from ..core.shards import gradients
@@ -62,6 +62,7 @@ def fisher(
 
     Raises:
         BadSetting: the labels are not class ids but `labels` is not "empirical".
+        NonFinite: the model's answers are NaN or infinite.
     """
     total = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in params.items()}
     for i in ranks.share_of(index).tolist():
@@ -87,6 +88,11 @@ def _labels(
     if batch.y.ndim != 1 or batch.y.is_floating_point():
         raise BadSetting(f'labels = "{kind}" needs one class id a row; for other targets use "empirical"')
     p = outputs(batch).competing[0].double().softmax(0).cpu()
+    if not bool(p.isfinite().all()):
+        raise NonFinite(
+            "the model's answers are NaN or infinite where its Fisher information is taken: lower the learning rate or the "
+            "strength of what pulls its weights, or set clip"
+        )
     if kind == "sampled":
         c = torch.multinomial(p, 1, generator=draw)
         return [(c.to(batch.y), 1.0)]
