@@ -213,7 +213,7 @@ def _of_module(
     layer: str | None,
     width: int | None,
     example: Any,
-    pool: Pool,
+    pool: Any,
     channels: int | None,
     size: int | tuple[int, int] | None,
 ) -> Body:

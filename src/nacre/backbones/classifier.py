@@ -83,9 +83,12 @@ class Classifier(nn.Module):
             features: (rows, width) where the body has read the rows before, instead of rows.
             **fields: Instead of `x`, what the body reads by name, such as `input_ids` and `attention_mask`.
         """
-        if features is None and x is None:
-            features = self.body(**fields)
-        elif features is None:
-            features = self.body(x if self.pixels is None else self.pixels(x))
+        if features is None:
+            features = self._read(x, fields)
         logits = self.head(features, task) if self.takes_task else self.head(features)
         return Answer(logits, features)
+
+    def _read(self, x: Tensor | None, fields: dict[str, Tensor]) -> Tensor:
+        if x is None:
+            return self.body(**fields)
+        return self.body(x if self.pixels is None else self.pixels(x))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from ..learner import Stage
 from . import cache
 
 WORTH = 1.0  # seconds: features that are made faster are not written to disk
+PACKAGES = ("nacre", "transformers", "tokenizers", "timm")  # whose code features depend on, beside torch
 
 
 def always_the_same(stages: Sequence[Stage], frozen: bool) -> bool:
@@ -55,6 +57,8 @@ class Features:
         source: The data.
         precision: Of forward passes.
         deterministic: Whether torch is asked for deterministic algorithms.
+        known: Whether the backbone is the one that its description says: not one that was given in Python, where anybody may
+            have changed it. Features of others are not written to disk.
         taken: Features by the rows that they are of.
     """
 
@@ -63,6 +67,7 @@ class Features:
     source: Source
     precision: str = "fp32"
     deterministic: bool = False
+    known: bool = True
     taken: dict[int, TensorRows] = field(default_factory=dict)
 
     def take(self) -> None:
@@ -120,8 +125,8 @@ class Features:
         return z.clone().cpu()  # a plain tensor: heads train on it
 
     def _nameable(self, rows: Any) -> bool:
-        """Whether all that features depend on can be written down: not of a module that was given in Python."""
-        return self.body.spec.get("kind", "module") != "module" and isinstance(rows, (TensorRows, TokenRows))
+        """Whether all that features depend on can be written down."""
+        return self.known and isinstance(rows, (TensorRows, TokenRows))
 
     @cached_property
     def _made_of(self) -> dict[str, Any]:
@@ -133,6 +138,7 @@ class Features:
             "structure": structure,
             "precision": self.precision,
             "machine": machine(device_of(self.model), self.deterministic),
+            "packages": {name: _version(name) for name in PACKAGES},
         }
 
 
@@ -154,3 +160,10 @@ def _written(rows: TensorRows | TokenRows) -> list[Any]:
     x = {**rows.tokens.fields, "ends": rows.tokens.ends} if isinstance(rows, TokenRows) else rows.x
     held = dict(x) if isinstance(x, Mapping) else {"x": x}
     return [[[name, list(t.shape), str(t.dtype)] for name, t in sorted(held.items())], digest(held)]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

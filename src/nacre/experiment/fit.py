@@ -15,7 +15,7 @@ from ..core.method import Method, leaves
 from ..core.run import Run
 from ..core.state import called
 from ..core.state import settings as settings_of
-from ..data import Source, TextRows, load
+from ..data import Source, load
 from ..learner import Listener
 from .config import Config
 from .experiment import Experiment
@@ -131,5 +131,5 @@ def _chosen(source: Any, data: Source | None) -> str:
     if str(source) in OWN_BODY:
         return OWN_BODY[str(source)]
     rows = (load(source) if data is None else data).train
-    x = None if isinstance(rows, TextRows) else rows.x
+    x = getattr(rows, "x", None)
     return f"mlp:{x.shape[1]}-200-200" if isinstance(x, Tensor) and x.ndim == 2 else "convnet"

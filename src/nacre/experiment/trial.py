@@ -94,6 +94,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
+    known = body is None
     with placed("backbone"):
         body = _body(config, seed, source, body)
         source = _read_by(body, source, config)
@@ -119,7 +120,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
     )
     features, arriving = None, split
     if config.backbone.cache == "auto" and always_the_same(stages, config.backbone.frozen):
-        features = Features(model, body, source, run.precision, run.deterministic)
+        features = Features(model, body, source, run.precision, run.deterministic, known)
         arriving = Read(split, features)
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
     made = Trial(seed, source, split, Joined(arriving) if joins else arriving, body, learner, features)
