@@ -240,6 +240,11 @@ class _Seed(Listener):
                 f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
                 f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
             )
+        if record.get("read_as") != self.trial.read_as:
+            raise BadData(
+                "the backbone prepares rows otherwise than when this run began, by another tokenizer perhaps: bring its old "
+                "files back, or start a new run"
+            )
         with describing(f"seed {self.seed} of this run"):
             self.trial.learner.load_state_dict(saved["learner"])
             self.recorder.load_state_dict(record)

@@ -24,7 +24,7 @@ from ..core import ranks
 from ..core.errors import BadUse
 from ..core.machine import machine
 from ..core.model import device_of, fingerprint
-from ..core.rows import Chain, Picked, Rows, TensorRows
+from ..core.rows import Chain, Picked, Rows, TensorRows, lengths_of
 from ..core.stream import Experience, Stream
 from ..data import Source, TokenRows, digest
 from ..heads import features_of
@@ -45,6 +45,17 @@ def always_the_same(stages: Sequence[Stage], frozen: bool) -> bool:
     return all(
         s.augment is None and not s.method.overrides("prepare") and (frozen or s.optimizer is None) for s in stages
     )
+
+
+@dataclass(frozen=True)
+class FeatureRows(TensorRows):
+    """Features in place of rows, which a run meets in the order in which it would meet the rows.
+
+    Attributes:
+        lengths: How long the rows are, where they know it.
+    """
+
+    lengths: Tensor | None = None
 
 
 @dataclass
@@ -68,7 +79,7 @@ class Features:
     precision: str = "fp32"
     deterministic: bool = False
     known: bool = True
-    taken: dict[int, TensorRows] = field(default_factory=dict)
+    taken: dict[int, FeatureRows] = field(default_factory=dict)
 
     def take(self) -> None:
         """Compute the features of all rows, or read them from disk; once. All ranks ask together."""
@@ -77,7 +88,7 @@ class Features:
         for part in ("train", "test"):
             rows = getattr(self.source, part)
             z = self._features(rows, part)
-            self.taken[id(rows)] = TensorRows({"features": z}, rows.y)
+            self.taken[id(rows)] = FeatureRows({"features": z}, rows.y, lengths_of(rows))
 
     def of(self, rows: Rows | None) -> Any:
         """The same rows as features, where they are picked from the data; others as they are."""

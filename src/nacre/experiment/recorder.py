@@ -165,6 +165,7 @@ class Recorder(Listener):
             "peak": self.peak,
             "complete": self.complete,
             "sha256": self.trial.source.sha256,
+            "read_as": self.trial.read_as,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

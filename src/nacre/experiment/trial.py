@@ -21,10 +21,11 @@ from ..core.method import Method, compose, leaves
 from ..core.rows import TensorRows
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, TokenRows, augmentation, load
+from ..data import Source, TextRows, TokenRows, augmentation, digest, load
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import Split, stream
+from .cache import key_of
 from .config import Config
 from .features import Features, Read, always_the_same
 from .tables import DEVICE
@@ -47,6 +48,7 @@ class Trial:
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
         features: What the learner reads in place of rows; None where it reads the rows themselves.
+        read_as: A digest of how the backbone prepares rows, and of the tokens that it makes of texts.
     """
 
     seed: int
@@ -56,6 +58,7 @@ class Trial:
     body: Body
     learner: Learner
     features: Features | None = None
+    read_as: str = ""
 
     @property
     def tasks(self) -> int:
@@ -123,7 +126,8 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         features = Features(model, body, source, run.precision, run.deterministic, known)
         arriving = Read(split, features)
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    made = Trial(seed, source, split, Joined(arriving) if joins else arriving, body, learner, features)
+    met = Joined(arriving) if joins else arriving
+    made = Trial(seed, source, split, met, body, learner, features, _read_as(body, source))
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
@@ -252,6 +256,13 @@ def _read_by(body: Body, source: Source, config: Config) -> Source:
             f"augment = {names[0]!r} changes pictures, and the rows of {source.name} are texts: leave it out"
         )
     return source
+
+
+def _read_as(body: Body, source: Source) -> str:
+    """See `Trial`; a configuration is left out, since other versions of its package write it down otherwise."""
+    told = {key: value for key, value in body.spec.items() if key not in ("source", "config", "tokenizer")}
+    rows = [r for r in (source.train, source.test) if isinstance(r, TokenRows)]
+    return key_of({**told, "tokens": digest(*({**r.tokens.fields, "ends": r.tokens.ends} for r in rows))})
 
 
 def _listed(told: str | list[str]) -> list[str]:
