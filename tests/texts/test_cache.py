@@ -22,7 +22,7 @@ from nacre.core.rows import TensorRows
 from nacre.data import Source
 from nacre.experiment import Config, Experiment, cache, features
 from nacre.experiment.trial import Trial, trial
-from tests.end_to_end.small import pictures
+from tests.end_to_end.small import pictures, same
 from tests.texts import small
 from tests.texts.test_runs import config
 
@@ -61,9 +61,7 @@ def test_a_second_head_needs_no_pass_of_the_backbone(data: Path, encoder: Path, 
     assert sum(read) == 1
     for path in kept.iterdir():
         path.unlink()
-    assert (
-        warm.results[0].repeatable() == Experiment(config(data, encoder, stage=HEADS[1])).run().results[0].repeatable()
-    )
+    assert same(warm.repeatable(), Experiment(config(data, encoder, stage=HEADS[1])).run().repeatable())
 
 
 @pytest.mark.parametrize("stage", [*HEADS, HEAD_TRAINS], ids=["SimpleCIL", "RanPAC", "head"])
@@ -72,7 +70,7 @@ def test_features_change_nothing_but_the_time(stage: list[Any], data: Path, enco
     one = Experiment(config(data, encoder, *said, stage=stage)).run()
     passes = sum(read)
     other = Experiment(config(data, encoder, *said, "backbone.cache=off", stage=stage)).run()
-    assert passes == 73 and sum(read) > 3 * passes
+    assert passes == 73 and sum(read) > 2 * passes
     assert one.results[0].matrix == other.results[0].matrix
     for (_, mine), (_, theirs) in zip(curves(one), curves(other), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
@@ -185,13 +183,11 @@ def test_a_key_without_the_rows_is_caught(change: str, place: Path, read: list[i
 
 @pytest.mark.parametrize("said", ["mean", "size"])
 def test_features_of_pictures_know_how_they_were_prepared(said: str, read: list[int], tmp_path: Path):
-    rows = {
-        part: TensorRows(*map(torch.from_numpy, (pictures()[f"x_{part}"], pictures()[f"y_{part}"])))
-        for part in ("train", "test")
-    }
-    source = Source("dots", rows["train"], rows["test"], tuple("abcdef"))
     from transformers import ViTConfig, ViTModel
 
+    held = {name: torch.from_numpy(array) for name, array in pictures().items()}
+    train, test = (TensorRows(held[f"x_{part}"], held[f"y_{part}"]) for part in ("train", "test"))
+    source = Source("dots", train, test, tuple("abcdef"))
     tiny = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
         num_channels=1,
