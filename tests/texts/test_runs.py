@@ -47,7 +47,8 @@ def config(data: Path, encoder: Path, *changes: str, stage: list[Any] = RIDGE) -
 def test_texts_are_learned_from_a_config(data: Path, encoder: Path, tmp_path: Path):
     run = Experiment(config(data, encoder)).run(tmp_path / "run")
     assert run.figure("last")[0] > 0.45 and run.results[0].data["features"]
-    trained = Experiment(config(data, encoder, stage=[{"methods": ["joint"], "epochs": 12}])).run()
+    stage = [{"methods": ["joint"], "epochs": 25, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 3e-3}}]
+    trained = Experiment(config(data, encoder, stage=stage)).run()
     assert trained.figure("last")[0] > 0.8 and "features" not in trained.results[0].data
     moved = trained.results[0].motion["task0"]["tensors"]
     assert moved["body.net.embeddings.word_embeddings.weight"]["moved"] > 0

@@ -133,7 +133,7 @@ def _huggingface(
         known = reads(transformers, config)
         pictures, texts = "pixel_values" in known, "input_ids" in known
         if pictures and not texts:
-            _refuse(of_texts, f"{str(where)!r}, which reads pictures")
+            _refuse(of_texts, f"{str(name or where)!r}, which reads pictures")
             return vision_model(transformers, where, config, **drawn, **of_pictures, layers=layers, name=name)
         if texts and not pictures and not getattr(config, "is_encoder_decoder", False):
             _refuse(of_pictures, f"{str(where)!r}, which reads texts")

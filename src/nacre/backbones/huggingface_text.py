@@ -216,6 +216,9 @@ def _tokenizer(
         fast = made.backend_tokenizer
         usual, direction = made.model_max_length, made.truncation_side
         fewest = fast.num_special_tokens_to_add(False) + 1
+        words = set(fast.get_vocab(with_added_tokens=True)) - set(made.all_special_tokens)
+        if not words:  # what transformers makes where there are no files
+            raise ValueError("it would know no word")
     except Exception as error:  # of whatever kind: its files may say anything
         raise BadData(
             f"no fast tokenizer can be made of what {str(where)!r} holds ({first_sentence(error)}): save it beside the model "

@@ -88,7 +88,7 @@ class Features:
         for part in ("train", "test"):
             rows = getattr(self.source, part)
             z = self._features(rows, part)
-            self.taken[id(rows)] = FeatureRows({"features": z}, rows.y, lengths_of(rows))
+            self.taken[id(rows)] = FeatureRows({"features": z}, rows.y, getattr(rows, "task", None), lengths_of(rows))
 
     def of(self, rows: Rows | None) -> Any:
         """The same rows as features, where they are picked from the data; others as they are."""
