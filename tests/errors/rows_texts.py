@@ -141,8 +141,8 @@ ENCODERS = [
     Row(
         "layers of a model that does not count them",
         BadSetting,
-        "'PATH/convnext' does not say how many layers it has: leave layers = 1 out",
-        lambda at: backbone(at.write("convnext/config.json", '{"model_type": "convnext"}').parent, layers=1),
+        "'PATH/swin' does not say how many layers it has: leave layers = 1 out",
+        lambda at: backbone(at.write("swin/config.json", '{"model_type": "swin"}').parent, layers=1),
     ),
     Row(
         "more layers than there are",

@@ -54,7 +54,7 @@ def cut_to(config: Any, layers: int | None, where: str) -> None:
     if layers is None:
         return
     there = getattr(config, "num_hidden_layers", None)
-    if not isinstance(there, int):
+    if not isinstance(there, int) or getattr(config, "depths", None) is not None:  # stages of several layers each
         raise BadSetting(f"{where!r} does not say how many layers it has: leave layers = {layers} out")
     if not 1 <= layers <= there:
         raise BadSetting(f"{where!r} has {there} layers: layers is 1 to {there}, not {layers}")

@@ -20,7 +20,7 @@ from ..backbones import Body
 from ..catalogue import find
 from ..checkpoint import describing
 from ..core import ranks
-from ..core.errors import BadCheckpoint, BadData, NonFinite, NotSaved
+from ..core.errors import BadCheckpoint, NonFinite, NotSaved
 from ..core.optim import OPTIMIZERS
 from ..core.run import Result, Run
 from ..core.state import settings
@@ -235,16 +235,7 @@ class _Seed(Listener):
             raise BadCheckpoint(
                 f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
             )
-        if record.get("sha256") != self.trial.source.sha256:
-            raise BadData(
-                f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
-                f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
-            )
-        if record.get("read_as") != self.trial.read_as:
-            raise BadData(
-                "the backbone prepares rows otherwise than when this run began, by another tokenizer perhaps: bring its old "
-                "files back, or start a new run"
-            )
+        self.recorder.refuse_other_rows(record)
         with describing(f"seed {self.seed} of this run"):
             self.trial.learner.load_state_dict(saved["learner"])
             self.recorder.load_state_dict(record)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.dice import dice
+from ..core.errors import BadData
 from ..core.model import device_of
 from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
@@ -175,6 +176,24 @@ class Recorder(Listener):
         for name in ("moved", "stale", "losses", "watched", "seconds", "peak", "complete"):
             setattr(self, name, saved[name])
         self.since = time.perf_counter()
+
+    def refuse_other_rows(self, saved: dict[str, Any]) -> None:
+        """See that a record is of the rows that there are, read as they are read now.
+
+        Raises:
+            BadData: it is not.
+        """
+        now = self.trial.source.sha256
+        if (then := saved.get("sha256")) != now:
+            raise BadData(
+                f"the data have changed since this run began (sha256 {now[:12]}..., then {str(then)[:12]}...): bring the old "
+                "rows back, or start a new run"
+            )
+        if saved.get("read_as") != self.trial.read_as:
+            raise BadData(
+                "the backbone prepares rows otherwise than when this run began, by another tokenizer perhaps: bring its old "
+                "files back, or start a new run"
+            )
 
     def _met(self, learner: Learner, everything: bool) -> Iterator[Experience]:
         for met in experiences(self.trial.stream):
