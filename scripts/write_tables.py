@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nacre.catalogue import entries
 from nacre.checks import EVERY
-from nacre.cli.main import _code
+from nacre.cli.exits import exit_code
 from nacre.core.errors import NacreError
 from nacre.experiment.tables import TABLES
 
@@ -32,10 +32,24 @@ def settings() -> str:
     """One row a setting of a config."""
     rows = ["| table | setting | default | meaning |", "|---|---|---|---|"]
     for table in TABLES:
-        for f in fields(table):
+        for f in (f for f in fields(table) if "help" in f.metadata):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
             rows.append(f"| `{table.heading}` | `{f.name}` | `{shown}` | {f.metadata['help']} |")
+    return "\n".join(rows) + "\n"
+
+
+def streams() -> str:
+    """One row a kind of stream, and one a setting of it."""
+    rows = ["| kind | setting | default | what it does |", "|---|---|---|---|"]
+    for entry in entries("stream"):
+        rows.append(f"| **`{entry.name}`** | | | {entry.summary} |")
+        for s in entry.settings:
+            shown = (
+                "none" if s.default is None else str(s.default).lower() if isinstance(s.default, bool) else s.default
+            )
+            span = f" ({s.range})" if s.range else ""
+            rows.append(f"| | `{s.name}` | `{shown}` | {s.help}{span} |")
     return "\n".join(rows) + "\n"
 
 
@@ -53,7 +67,7 @@ def kinds() -> str:
         bare = kind.__new__(kind)
         meaning = (kind.__doc__ or "").partition("\n\n")[0].strip().removesuffix(".")
         above = ", ".join(f"`{base.__name__}`" for base in kind.__bases__ if base is not NacreError)
-        rows.append(f"| `{kind.__name__}` | {meaning} | {above} | {_code(bare)} |")
+        rows.append(f"| `{kind.__name__}` | {meaning} | {above} | {exit_code(bare)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -72,6 +86,7 @@ def errors() -> str:
 PLACES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"methods": methods},
     "docs/run.md": {"settings": settings},
+    "docs/streams.md": {"streams": streams},
     "docs/own_method.md": {"checks": checks},
     "docs/errors.md": {"kinds": kinds, "refusals": errors},
 }

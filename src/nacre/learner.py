@@ -196,17 +196,21 @@ class Learner(Stateful):
                 )
             if i < self.experience:
                 continue
+            if not met.task.border:
+                self._refuse_borders()
             self.classes = max(self.classes, *(c + 1 for c in met.task.classes), 0)
             for classes, task_id in met.task.growth:
                 grow(self.model, max(classes) + 1, task_id, classes)
-            if not self.stage and not self.begun:
+            if not self.stage and not self.step and not (self.begun and met.task.border):
                 for hears in listeners:
                     hears.task_begins(self, met)
             while self.stage < len(self.stages):
                 stage = self.stages[self.stage]
                 if stage.runs_on(met.task):
                     self._run_through(stage, replace(met.task, stage=self.stage), listeners)
-                self.stage, self.step, self.begun, self.optimizer, self.mark = self.stage + 1, 0, False, None, None
+                self.stage, self.step, self.mark = self.stage + 1, 0, None
+                if met.task.border:  # else the stage goes on with the next experience
+                    self.begun, self.optimizer = False, None
                 for hears in listeners:
                     hears.stage_ends(self)
             self.experience, self.stage = i + 1, 0
@@ -348,17 +352,39 @@ class Learner(Stateful):
                 for hears in listeners:
                     hears.left_out(self, back.event)
 
+    def _refuse_borders(self) -> None:
+        """See that nothing that was asked for needs to know where a task begins or ends.
+
+        Raises:
+            BadSetting: something does.
+        """
+        (first, *others), cure = self.stages, 'or tell borders, with arrival = "online"'
+        if others:
+            raise BadSetting(
+                f"{len(self.stages)} stages follow each other where a task ends, and a task-free stream does not tell: "
+                f"compose their methods in one stage, {cure}"
+            )
+        if first.when != "every":
+            raise BadSetting(
+                f"when = {first.when!r} counts tasks, and a task-free stream tells none: leave it out, {cure}"
+            )
+        if first.steps is not None or first.schedule.has_shares:
+            what = f"steps = {first.steps}" if first.steps is not None else "a schedule with shares"
+            raise BadSetting(
+                f"{what} of a stage needs its end, and a task-free stream has one stage without an end: leave it out, {cure}"
+            )
+
     def _run(self, stage: Stage, task: Task, listeners: tuple[Listener, ...]) -> None:
         drive = Drive(
             stage.method,
             self.model,
             self.optimizer or stage.optimizer,
-            task,
+            task if task.border else replace(task, index=0),
             augment=stage.augment,
             seed=self.seed,
             frozen_norms=stage.frozen_norms,
             precision=self.precision,
-            step=self.step,
+            step=self.step if task.border else self.clocks[self.stage],
             begun=self.begun,
         )
         cuda = [drive.device.index or 0] if drive.device.type == "cuda" else []
@@ -374,12 +400,17 @@ class Learner(Stateful):
                 self.drive = None
 
     def _train(self, stage: Stage, drive: Drive, listeners: tuple[Listener, ...]) -> None:
-        optimizer, rows = drive.optimizer, drive.task.rows
+        optimizer, task, rows = drive.optimizer, drive.task, drive.task.rows
         per_epoch = -(-len(drive.order(0)) // stage.batch_size) if rows else 0
         total = (stage.steps if stage.steps is not None else stage.epochs * per_epoch) if per_epoch else 0
+        if task.once and total > per_epoch:
+            asked = f"epochs = {stage.epochs}" if stage.steps is None else f"steps = {stage.steps}"
+            raise BadSetting(
+                f"the {rows} rows of task {self.experience} are met once, in {per_epoch} steps of {stage.batch_size}, but "
+                f'{asked} asks for {total} steps: set epochs = 1, or let rows stay, with arrival = "offline"'
+            )
         rate = stage.schedule.over(total)
         peaks = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        held = [p for group in optimizer.param_groups for p in group["params"]]
         place = {"task": self.experience, "stage": self.stage}
         self.guard = guard = Guard(self.on_nonfinite, drive.site, drive.device, place, self.nonfinite)
         if self.mark is None:
@@ -389,7 +420,10 @@ class Learner(Stateful):
         while self.step < total:
             epoch, start = divmod(self.step, per_epoch)
             for pieces in drive.steps(epoch, stage.batch_size, start, stage.accumulate):
-                now = self.clocks[self.stage] if stage.clock == "stream" else self.step
+                if drive.classes > self.classes:
+                    self.classes = drive.classes
+                    self._set_mark()  # one with a narrower head could not be gone back to
+                now = self.clocks[self.stage] if stage.clock == "stream" or not task.border else self.step
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate(now)
                 optimizer.zero_grad()
@@ -398,7 +432,7 @@ class Learner(Stateful):
                 found = guard.before_step(loss, pieces)
                 if found is None:
                     if stage.clip is not None:
-                        shards.clip(held, stage.clip)
+                        shards.clip([p for group in optimizer.param_groups for p in group["params"]], stage.clip)
                     optimizer.step()
                     found = guard.after_step()
                 if found is None:

@@ -11,7 +11,7 @@ from nacre.core.state import Stateful
 from nacre.data import load
 from nacre.metrics import Matrix
 from nacre.schedules import Phases
-from nacre.streams import STREAMS, stream
+from nacre.streams import ARRIVALS, STREAMS, stream
 
 UNCHECKED = {
     "Block": "the inside of every memory, and checked with each of them",
@@ -33,5 +33,9 @@ def cases() -> list[Case]:
     """Each part that can be checked, with every instance that it gives of itself."""
     made: list[Any] = [*classes(), Matrix()]
     made += [part for name in KINDS["schedule"] if isinstance(part := make("schedule", name), Phases)]
-    made += [stream(kind, load("digits"), tasks=3) for kind in STREAMS]
+    digits = load("digits")
+    made += [stream(kind, digits, tasks=3) for kind in STREAMS]
+    made += [stream(kind, digits, tasks=3, scenario=s) for kind in ("permuted", "rotated") for s in ("class", "task")]
+    made += [stream("re-occurring", digits, tasks=4, rows=9), stream("rotated", digits, tasks=2, smooth=True)]
+    made += [stream(kind, digits, tasks=3, arrival=a) for kind in ("blurry", "time-incremental") for a in ARRIVALS][1:]
     return [case for thing in made for case in cases_of(thing)]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nacre.checkpoint import load
 from nacre.core.dice import dice
 from nacre.experiment import Config
+from nacre.experiment.folder import Folder
 
 
 def config(*changes: str, stage: list[dict[str, Any]] | None = None, **tables: Any) -> Config:
@@ -35,8 +35,10 @@ def pictures(count: int = 120, classes: int = 6, size: int = 8) -> dict[str, np.
 
 
 def newest(folder: Path, seed: int = 0) -> Any:
-    """The learner in the newest checkpoint of a run."""
-    return load(max((folder / "checkpoints" / f"seed-{seed}").iterdir()))["learner"]
+    """The learner in the newest whole checkpoint of a run, which may be saving the next one just now."""
+    saved = Folder(folder).newest(seed)
+    assert saved is not None, f"{folder} has no checkpoint"
+    return saved["learner"]
 
 
 def same(one: Any, other: Any) -> bool:

@@ -49,7 +49,7 @@ def test_changes_read_toml_values_and_plain_words():
     )
     assert changed.stage[1].methods[0]["memory"]["capacity"] == 7
     assert (changed.stage[0].optimizer or {})["lr"] == 0.5
-    assert (changed.data.source, changed.run.seeds, changed.stream.order) == ("glyphs", [3, 4], "given")
+    assert (changed.data.source, changed.run.seeds, changed.stream.settings["order"]) == ("glyphs", [3, 4], "given")
     assert changed.stage[1].methods[1]["how"] == "pull"
 
 
@@ -190,7 +190,7 @@ def test_the_embedded_comparison_is_sound():
     several = default_comparison()
     assert len(several.configs) == 6
     assert len({c.run.name for c in several.configs}) == 6
-    assert {(c.data.source, c.stream.tasks) for c in several.configs} == {("glyphs", 10)}
+    assert {(c.data.source, c.stream.settings["tasks"]) for c in several.configs} == {("glyphs", 10)}
     assert several.text
     assert not default_comparison(["stream.tasks=5"]).text  # what is said holds for the default only
 

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/run.md", "docs/own_method.md", "docs/errors.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "docs/run.md", "docs/streams.md", "docs/own_method.md", "docs/errors.md"]
+)
 def test_its_tables_are_those_of_the_classes(file):
     script = runpy.run_path(str(ROOT / "scripts/write_tables.py"))
     assert script["written"](file) == (ROOT / file).read_text(), "run: python scripts/write_tables.py"

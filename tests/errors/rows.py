@@ -13,6 +13,8 @@ from tests.errors import (
     rows_learner,
     rows_ranks,
     rows_runs,
+    rows_streams,
+    rows_sweep,
     rows_texts,
 )
 from tests.errors.row import Row, page
@@ -32,6 +34,8 @@ SECTIONS: dict[str, list[Row]] = {
     "Sources and texts": rows_data.SOURCE,
     "Augmentation": rows_data.AUGMENT,
     "Streams": rows_data.STREAMS,
+    "Kinds of streams": rows_streams.KINDS,
+    "Rows met once, and streams without borders": rows_streams.ARRIVAL,
     "Backbones by name": rows_backbones.NAMES,
     "Backbones in folders": rows_backbones.FOLDERS,
     "Backbones by description": rows_backbones.SPECS,
@@ -47,6 +51,7 @@ SECTIONS: dict[str, list[Row]] = {
     "nacre.fit": rows_runs.FITS,
     "Folders of runs": rows_runs.FOLDERS,
     "Records": rows_runs.RECORDS,
+    "Sweeps": rows_sweep.SWEEPS,
     "Models that predict": rows_runs.MODELS,
     "Files of checkpoints": rows_checkpoints.CHECKPOINTS,
     "Saving": rows_checkpoints.SAVING,

@@ -20,7 +20,7 @@ def small(at: Place, *words: str) -> None:
 def taken(at: Place) -> None:
     """As if every name of a folder were taken."""
     at.patch.chdir(at.folder)
-    work._fresh("run", exists=lambda path: True)
+    work.folder_for("run", exists=lambda path: True)
 
 
 def known(at: Place, name: str, content: bytes = b"") -> None:

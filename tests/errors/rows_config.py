@@ -159,6 +159,12 @@ TABLES = [
         lambda at: config("stage.0.clock=stram"),
     ),
     Row(
+        "a setting that the kind of stream has not",
+        UnknownName,
+        "stream: unknown setting of [stream] of the kind permuted 'padd': did you mean 'pad'? known are …",
+        lambda at: config("stream.kind=permuted", "stream.padd=2"),
+    ),
+    Row(
         "a value in place of a table",
         BadSetting,
         "data is a table, not 'digits' (str)",

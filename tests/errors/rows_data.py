@@ -147,7 +147,7 @@ ARRAYS = [
     Row(
         "an impossible share of test rows",
         BadSetting,
-        "test_share is the part of the rows kept for testing, between 0 and 1, not 1",
+        "test_share is the part of the rows kept back, between 0 and 1, not 1",
         lambda at: load((X, Y), test_share=1),
     ),
 ]

@@ -17,7 +17,7 @@ from nacre.backbones import Pixels
 from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NacreError
 from nacre.core.run import Run
 from nacre.data import Source, TextRows
-from nacre.experiment import Comparison, Config, Experiment, Finished, compare, compared_in, fit, load
+from nacre.experiment import Comparison, Config, Experiment, Finished, compare, compared_in, crew, fit, load
 from nacre.experiment.rows import Trained
 from nacre.experiment.trial import GIVEN, device_called, trial
 from nacre.methods import ER
@@ -95,7 +95,7 @@ def at_once(places: list[Path], workers: int, look: Any) -> dict[Path, str]:
 
 
 def several(at: Place, *names: str) -> Comparison:
-    at.patch.setattr(compare, "_work_off", at_once)
+    at.patch.setattr(crew, "_work_off", at_once)
     return Comparison([config(f"run.name={name}") for name in names])
 
 
@@ -105,7 +105,7 @@ def compared(at: Place, first: Comparison, then: Comparison) -> Any:
 
 
 def failing(at: Place) -> Any:
-    at.patch.setattr(compare, "_work_off", at_once)
+    at.patch.setattr(crew, "_work_off", at_once)
     return Comparison([config("data.source=gone.npz")]).run(at / "both")
 
 
@@ -182,6 +182,12 @@ TRIALS = [
         BadData,
         "backbone: mlp:10-5 reads 10 numbers a row, the rows of digits are 1x8x8: write mlp:64-...",
         lambda at: tried("backbone.source=mlp:10-5"),
+    ),
+    Row(
+        "several epochs of rows that are met once",
+        BadSetting,
+        "stage.0: epochs = 2, but the rows of a stream with arrival = 'online' are met once: set epochs = 1",
+        lambda at: tried("stream.arrival=online", stage=[{"methods": ["ER"], "epochs": 2}]),
     ),
     Row(
         "a stage that is due on no task",

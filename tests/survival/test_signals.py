@@ -125,7 +125,7 @@ from tests.end_to_end.test_compare import two
 
 if __name__ == "__main__":
     nacre.cli.work.default_comparison = lambda changes: two("stage.0.steps=100000", "run.save_seconds=1", "run.keep=3")
-    cli(sys.argv[1:])
+    cli(["run", "--out", sys.argv[1]])
 """
 
 
@@ -138,32 +138,27 @@ def free(folder: Path) -> bool:
         return False
 
 
-def begins(script: Path, *words: object, beyond: int = 0) -> subprocess.Popen[bytes]:
-    """A comparison whose two workers have taken more than so many steps, by their checkpoints."""
-    rows = [Path(str(words[-1])) / n for n in ("1-a", "2-b")]
-    work = subprocess.Popen([sys.executable, script, *map(str, words)], env=ENVIRONMENT, stderr=subprocess.PIPE)
-    until = time.monotonic() + 120
-    while not all(any(r.glob("checkpoints/seed-0/0*[0-9]")) and newest(r)["step"] > beyond for r in rows):
-        assert time.monotonic() < until, "the workers take no steps"
-        time.sleep(0.1)
-    return work
+def steps(row: Path) -> int:
+    """How many steps the newest checkpoint of a row has."""
+    saved = Folder(row).newest(0)
+    return 0 if saved is None else saved["learner"]["step"]
 
 
-def test_the_rows_of_a_comparison_save_and_leave_with_it_even_when_it_is_killed(tmp_path: Path):
+def test_the_rows_of_a_comparison_that_is_killed_save_and_leave_so_that_it_can_be_resumed(tmp_path: Path):
     pytest.importorskip("fcntl")
     (tmp_path / "run.py").write_text(COMPARED)
-    out = tmp_path / "both"
-    work = begins(tmp_path / "run.py", "run", "--out", out)
-    work.send_signal(signal.SIGTERM)
-    said = work.communicate(timeout=60)[1].decode()
-    assert work.returncode == 143 and "Traceback" not in said and f"`nacre resume {out}` goes on" in said
-    reached = [newest(out / name)["step"] for name in ("1-a", "2-b")]
-    assert all(reached) and all(free(out / n) and Run.load(out / n).status == "interrupted" for n in ("1-a", "2-b"))
-    work = begins(tmp_path / "run.py", "resume", out, beyond=max(reached))
-    work.kill()
-    work.communicate(timeout=60)
-    until = time.monotonic() + 30
-    while not all(free(out / n) for n in ("1-a", "2-b")) and time.monotonic() < until:
+    rows = [tmp_path / "both" / n for n in ("1-a", "2-b")]
+    work = subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path / "both"], env=ENVIRONMENT)
+    until = time.monotonic() + 120
+    while not all(row.is_dir() and steps(row) for row in rows) and time.monotonic() < until:
         time.sleep(0.1)
-    assert all(free(out / n) for n in ("1-a", "2-b"))  # the rows ended by themselves
-    assert all(newest(out / n)["step"] > r for n, r in zip(("1-a", "2-b"), reached, strict=True))
+    reached = [steps(row) for row in rows]
+    assert all(reached) and not any(map(free, rows))
+    work.kill()
+    work.wait(timeout=60)
+    until = time.monotonic() + 60
+    while not all(map(free, rows)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert all(map(free, rows))  # they ended by themselves
+    assert {Run.load(row).status for row in rows} == {"interrupted"}
+    assert all(steps(row) > before for row, before in zip(rows, reached, strict=True))

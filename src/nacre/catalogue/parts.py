@@ -22,7 +22,7 @@ from ..core.optim import OPTIMIZERS, MadeOptimizer
 from ..core.paper import Paper
 from ..data import AUGMENTS, SOURCES
 from ..schedules import SCHEDULES, schedule
-from ..streams import STREAMS
+from ..streams import ARRIVALS, STREAMS
 from .foreign import foreign, methods_of_plugins
 from .typed import build, default_of, join, named, placed, typed, words
 
@@ -51,7 +51,7 @@ class Entry:
     """One part of the catalogue.
 
     Attributes:
-        kind: What it is: method, memory, stream, backbone, data, augment, schedule, optimizer.
+        kind: What it is: method, memory, stream, arrival, backbone, data, augment, schedule, optimizer.
         name: As it is written in a config.
         made_by: The class or function that makes it; a sentence where there is nothing to set.
     """
@@ -113,6 +113,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "method": _exported(methods, lambda c: issubclass(c, Method)),
     "memory": _exported(memory, lambda c: issubclass(c, memory.Memory) and c is not memory.Memory),
     "stream": STREAMS,
+    "arrival": ARRIVALS,
     "backbone": BACKBONES,
     "data": SOURCES,
     "augment": AUGMENTS,
@@ -204,7 +205,7 @@ def settings_of(made_by: Any) -> list[Setting]:
     for f in fields(made_by):
         low, high = f.metadata.get("low"), f.metadata.get("high")
         span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
-        if f.init:
+        if f.init and f.metadata.get("kind") != "by kind":
             help, spoken = f.metadata.get("help", ""), words(hints[f.name])
             found.append(Setting(f.name, spoken, default_of(f), help, "" if low is None and high is None else span))
     return found
@@ -232,7 +233,7 @@ def _optimizer(name: str, values: dict[str, Any], place: str) -> MadeOptimizer:
     return made
 
 
-_NOT_SAID = ("self", "params", "data", "seed", "capturable", "differentiable")
+_NOT_SAID = ("self", "params", "data", "stream", "seed", "capturable", "differentiable")
 """Parameters that no config sets."""
 
 

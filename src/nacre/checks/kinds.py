@@ -12,7 +12,7 @@ from ..core.state import Stateful
 from ..memory import Block, Memory
 from ..metrics import Matrix
 from ..schedules import Phases
-from ..streams import Split
+from ..streams import Arriving, FromData
 from .check import excuses_of
 from .runs import as_method, joins
 
@@ -81,8 +81,18 @@ def is_schedule(part: Any) -> bool:
 
 
 def is_stream(part: Any) -> bool:
-    """Whether it cuts a data set into tasks."""
-    return isinstance(part, Split)
+    """Whether it brings one task after the other."""
+    return is_whole_stream(part) or arrives(part)
+
+
+def is_whole_stream(part: Any) -> bool:
+    """Whether it is made of a data set, with all rows of a task at once."""
+    return isinstance(part, FromData)
+
+
+def arrives(part: Any) -> bool:
+    """Whether it is a stream whose rows are met once."""
+    return isinstance(part, Arriving)
 
 
 def is_matrix(part: Any) -> bool:

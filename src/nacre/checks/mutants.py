@@ -25,7 +25,7 @@ from ..data import load
 from ..memory import Block, ClassBalanced, Reservoir, fields_of
 from ..metrics import Matrix
 from ..schedules import Phase, Phases
-from ..streams import Split, split
+from ..streams import Arriving, Changed, Split, split, stream
 from .partners import Replayer
 from .worlds import View
 
@@ -631,6 +631,65 @@ class TellsTasks(Split):
         return Experience(replace(met.task, train=replace(met.task.train, task=index)), met.tests)  # pyright: ignore[reportArgumentType]
 
 
+@dataclass(frozen=True, eq=False)
+class ListsAll(Split):
+    """Each task lists all classes of the data."""
+
+    def _made(self, index: int) -> Experience:
+        met = super()._made(index)
+        return replace(met, task=replace(met.task, classes=tuple(range(len(self.class_names)))))
+
+
+@dataclass(frozen=True, eq=False)
+class LeavesTests(Changed):
+    """Permutes training rows, and leaves the pixels of test rows where they were."""
+
+    def _made(self, index: int) -> Experience:
+        met = super()._made(index)
+        return replace(met, tests={name: self.data.test for name in met.tests})
+
+
+@dataclass(frozen=True, eq=False)
+class DrawsAtAccess(Split):
+    """Draws which rows come first whenever a task is asked for."""
+
+    def _made(self, index: int) -> Experience:
+        _CALLS[0] += 1
+        met = super()._made(index)
+        rows: Any = met.task.train
+        return replace(met, task=replace(met.task, train=replace(rows, index=rows.index.roll(_CALLS[0]))))
+
+
+@dataclass(frozen=True, eq=False)
+class KeepsItems(Split):
+    """Keeps each experience that it made."""
+
+    kept: dict[int, Any] = field(default_factory=dict)
+
+    def _made(self, index: int) -> Experience:
+        if index not in self.kept:
+            self.kept[index] = super()._made(index)
+        return self.kept[index]
+
+
+@dataclass(frozen=True)
+class Announces(Arriving):
+    """Tells which classes a task brings, although no borders are told."""
+
+    def __getitem__(self, index: int) -> Experience:
+        met, inside = super().__getitem__(index), self.stream[index]
+        return replace(met, task=replace(met.task, classes=inside.task.classes))
+
+
+@dataclass(frozen=True)
+class GivesAgain(Arriving):
+    """Says that rows are met once, and gives them as often as they are asked for."""
+
+    def __getitem__(self, index: int) -> Experience:
+        met, inside = super().__getitem__(index), self.stream[index]
+        return replace(met, task=replace(met.task, train=inside.task.train))
+
+
 @dataclass
 class FirstMoment(Matrix):
     """Takes forgetting against the first moment, which is before most tasks were learned."""
@@ -643,6 +702,12 @@ def _cut(kind: type[Split]) -> Split:
     """A small data set cut by this class."""
     made = split(load("digits"), 3)
     return kind(made.data, made.tasks, made.order, made.seed)
+
+
+def _permuted(kind: type[Changed]) -> Changed:
+    """Digits in two orders, made by this class."""
+    made = stream("permuted", load("digits"), tasks=2)
+    return kind(made.data, made.kind, made.length, made.view, made.scenario, made.seed, made.about)
 
 
 MUTANTS: tuple[tuple[str, Callable[[], Any]], ...] = (
@@ -702,7 +767,13 @@ MUTANTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("pure", CountsCalls),
     ("continuous_at_joints", lambda: Phases((Phase(5, 0.0, 1.0), Phase(5, 0.5, 0.0)))),
     ("covers_once", lambda: _cut(Repeats)),
+    ("covers_once", lambda: _cut(ListsAll)),
+    ("covers_once", lambda: _permuted(LeavesTests)),
+    ("remade_item_by_item", lambda: _cut(DrawsAtAccess)),
+    ("keeps_nothing", lambda: _cut(KeepsItems)),
     ("hides_what_it_hides", lambda: _cut(TellsTasks)),
+    ("hides_what_it_hides", lambda: Announces(_cut(Split), borders=False)),
+    ("met_once", lambda: GivesAgain(_cut(Split))),
     ("hand_numbers", FirstMoment),
 )
 """The name of a check, and what makes a part that it must reject."""

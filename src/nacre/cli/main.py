@@ -11,52 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from .exits import CODES, FAILED, Commands
+
 F = TypeVar("F", bound=Callable[..., Any])
-FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130  # and 143 after SIGTERM
-CODES = """\b
-Exit codes:
-    0  done
-    1  failed on the way: data, files, a loss that is no number
-    2  wrong usage or config: an unknown name, a bad setting, a missing package
-    3  nothing to do: the run is finished already
-  130  interrupted (SIGINT), and 143 ended (SIGTERM), after the present step was saved: `nacre resume` goes on;
-       a second signal ends it at once"""
-
-
-class Commands(click.Group):
-    """Commands whose errors are one line, and tell by their exit code what kind they are."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            done = super().invoke(ctx)
-            sys.stdout.flush()
-            return done
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click ends a broken pipe without a word
-        except KeyboardInterrupt as stop:
-            said, code = stop.args if len(stop.args) == 2 else ("interrupted", INTERRUPTED)
-            click.secho(said, fg="yellow", err=True)
-            sys.exit(code)
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            code = _code(error)
-            if code is None:
-                raise
-            click.secho(f"error: {error}", fg="red", err=True)
-            sys.exit(code)
-
-
-def _code(error: Exception) -> int | None:
-    """The exit code of an expected error; None for one that is a fault of ours and shows where it happened."""
-    from ..core.errors import BadSetting, MissingExtra, NacreError, UnknownName
-    from ..experiment import Finished
-
-    if isinstance(error, Finished):
-        return NOTHING
-    if isinstance(error, (BadSetting, UnknownName, MissingExtra)):
-        return WRONG
-    return FAILED if isinstance(error, (NacreError, OSError, MemoryError)) else None
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -124,16 +81,11 @@ def run(
     backbone: str | None,
 ) -> None:
     """Run what CONFIG says: a TOML file or recipe:NAME; without one, the embedded comparison."""
-    from ..core.errors import BadSetting
     from .work import run_comparison, run_one
 
-    said = list(changes)
     given = {"data.source": data, "backbone.source": backbone}
-    said += [f"{place}={json.dumps(value)}" for place, value in given.items() if value is not None]
-    if seeds is not None:
-        if not all(s.strip().isdecimal() and len(s) < 20 for s in seeds.split(",")):
-            raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {seeds!r}")
-        said.append(f"run.seeds={[int(s) for s in seeds.split(',')]}")
+    said = [f"{place}={json.dumps(value)}" for place, value in given.items() if value is not None]
+    said = [*changes, *said, *_seeds(seeds)]
     if device is not None:
         said.append(f'run.device="{device}"')
     if config is None:
@@ -142,12 +94,74 @@ def run(
         run_one(config, said, out)
 
 
+def _seeds(text: str | None) -> list[str]:
+    """The change that `--seeds` means."""
+    from ..core.errors import BadSetting
+
+    if text is None:
+        return []
+    if not all(s.strip().isdecimal() and len(s) < 20 for s in text.split(",")):
+        raise BadSetting(f"--seeds is a list of whole numbers such as 0,1,2, not {text!r}")
+    return [f"run.seeds={[int(s) for s in text.split(',')]}"]
+
+
+SWEEPS = """\b
+  nacre sweep my.toml --over stage.0.methods.0.strength=1,10,100
+  nacre sweep my.toml --over stage.0.optimizer.lr=0.01,0.1 --over stage.0.epochs=1,5 --select first:3 --seeds 0,1,2 --test"""
+
+
+@cli.command(epilog=SWEEPS)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--over",
+    "axes",
+    multiple=True,
+    required=True,
+    metavar="PLACE=V,V",
+    help="A setting and its values; several: all pairs.",
+)
+@click.option(
+    "--select",
+    default="validation",
+    show_default=True,
+    help='Rows to be judged on: "validation", or "first:3", those of the first three tasks. Test rows are never read.',
+)
+@click.option("--by", default="last", show_default=True, help="The figure whose mean over the seeds decides.")
+@click.option("--set", "changes", multiple=True, metavar="PLACE=VALUE", help="Change a setting of every run.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The sweep's folder; by default runs/NAME-sweep-DATE-TIME."
+)
+@click.option("--seeds", metavar="0,1,2", help="Several give mean and spread.")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs at a time; by default one a core, on a GPU one.")
+@click.option("--test", is_flag=True, help="Then run the best on the test rows, with all training rows.")
+@plugin
+def sweep(
+    config: Path,
+    axes: tuple[str, ...],
+    select: str,
+    by: str,
+    changes: tuple[str, ...],
+    out: Path | None,
+    seeds: str | None,
+    workers: int | None,
+    test: bool,
+) -> None:
+    """Choose settings of CONFIG without a look at test rows: run all combinations of values, and say which is best.
+
+    Each run is scored on validation rows (the data's own, or a tenth of the training rows). The best config is written to
+    best.toml, set to be trained on all training rows and scored on the test rows.
+    """
+    from .sweeping import sweep as run_grid
+
+    run_grid(config, axes, select, by, [*changes, *_seeds(seeds)], out, workers, test)
+
+
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @plugin
 def resume(folder: Path) -> None:
-    """Go on with the run in DIR, from its newest checkpoint; the result is that of a run that never stopped."""
-    from .work import resume_any
+    """Go on with the run, comparison or sweep in DIR from the newest checkpoint, as if it had never stopped."""
+    from .resuming import resume_any
 
     resume_any(folder)
 

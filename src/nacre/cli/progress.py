@@ -100,7 +100,7 @@ def _so_far(config: Config, record: Run) -> str:
 
 def _moments(record: Run) -> tuple[int, int]:
     """Tasks learned, and tasks in all, over the seeds."""
-    tasks = max((len(r.data["stream"]["tasks"]) for r in record.results.values()), default=0)
+    tasks = max((r.data["stream"]["length"] for r in record.results.values()), default=0)
     done = sum(len([m for m in r.moments if m != "start"]) for r in record.results.values())
     return done, tasks * len(record.seeds)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..catalogue import KINDS, Entry, Setting, about, entries, settings_of
 from ..core.errors import UnknownName
-from ..experiment import TABLES
+from ..experiment import TABLES, StreamTable
 from ..experiment import cache as feature_cache
 from ..report import Sheet, settings_sheet, show
 
 PLURALS = {"method": "methods", "memory": "memories", "stream": "streams", "backbone": "backbones", "data": "data"}
-PLURALS |= {"augment": "augments", "schedule": "schedules", "optimizer": "optimizers"}
+PLURALS |= {"arrival": "arrivals", "augment": "augments", "schedule": "schedules", "optimizer": "optimizers"}
 
 
 def list_parts(kind: str | None) -> None:
@@ -22,6 +22,7 @@ def list_parts(kind: str | None) -> None:
     if kind is not None and kind.lower() not in singular:
         raise UnknownName("kind of part", kind, PLURALS.values())
     asked = list(KINDS) if kind is None else [singular[kind.lower()]]
+    asked += ["arrival"] if asked == ["stream"] else []  # how the rows of any of them arrive
     sheets = []
     for one in asked:
         rows = [[e.name, e.fidelity or "-", e.summary] for e in entries(one)]
@@ -46,9 +47,8 @@ def show_part(name: str) -> None:
             lines += ["", f"Paper: {entry.paper}", f"Fidelity: {entry.fidelity}"]
         parts.append("\n".join(lines))
         if entry.settings:
-            said = {s.name: s.help for t in TABLES for s in settings_of(t)} if entry.kind == "stream" else {}
-            told = [dataclasses.replace(s, help=s.help or said.get(s.name, "")) for s in entry.settings]
-            parts.append(settings_sheet(map(_cells, told)))
+            every = [s for s in settings_of(StreamTable) if s.name != "kind"] if entry.kind == "stream" else []
+            parts.append(settings_sheet(map(_cells, [*entry.settings, *every])))
         if snippet := _snippet(entry):
             parts.append(f"In a config:\n\n{snippet}")
     show(*parts)
@@ -103,6 +103,7 @@ def _snippet(entry: Entry) -> str:
         "method": f"[[stage]]\nmethods = [{{ {table} }}]",
         "memory": f"memory = {{ {table} }}",
         "stream": f'[stream]\nkind = "{entry.name}"',
+        "arrival": f'[stream]\narrival = "{entry.name}"',
         "backbone": f'[backbone]\nsource = "{source}"',
         "data": f'[data]\nsource = "{entry.name}"',
         "augment": f'[backbone]\naugment = "{entry.name}"',

@@ -14,7 +14,7 @@ import click
 
 from ..core import ranks
 from ..core.durable import write_text
-from ..core.errors import BadData, BadSetting
+from ..core.errors import BadSetting
 from ..core.run import Run
 from ..experiment import (
     PREFIX,
@@ -22,7 +22,6 @@ from ..experiment import (
     Config,
     Experiment,
     Stopping,
-    compared_in,
     default_comparison,
     device_of,
     recipe,
@@ -38,59 +37,36 @@ def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
     """Run one config, or the recipe of that name."""
     config = recipe(str(path), changes=changes) if str(path).startswith(PREFIX) else Config.load(path, changes)
     with ranks.joined():
-        out = Path(ranks.told(str(out if out is not None else _fresh(config.run.name))))
-        with _in(out) as stopping, progress(config.run.name) as hears:
+        out = Path(ranks.told(str(out if out is not None else folder_for(config.run.name))))
+        with signals_heard(out) as stopping, progress(config.run.name) as hears:
             record = Experiment(config).run(out, hears, stopping)
-        _tell([record], out)
+        tell([record], out)
 
 
 def run_comparison(changes: Sequence[str], out: Path | None) -> None:
     """Run the embedded comparison."""
-    _refuse_ranks()
-    _compare(default_comparison(changes), out if out is not None else _fresh("comparison"))
+    compare(default_comparison(changes), out if out is not None else folder_for("comparison"))
 
 
-def resume_any(folder: Path) -> None:
-    """Go on with a run, or with a comparison of runs."""
-    if not folder.is_dir():
-        raise BadData(f"there is no folder {folder}: give that of a run, as `nacre run --out` made it")
-    several = compared_in(folder)
-    if several is not None:
-        _refuse_ranks()
-        _compare(several, folder)
-        return
-    if not (folder / "config.toml").is_file():
-        raise BadData(f"{folder} is no run's folder{_held(folder)}")
-    config = Config.load(folder)
-    with ranks.joined():
-        with _in(folder) as stopping, progress(config.run.name) as hears:
-            record = Experiment(config).resume(folder, hears, stopping)
-        _tell([record], folder)
+def refuse_ranks(what: str) -> None:
+    """See that no launcher began this process several times.
 
-
-def _refuse_ranks() -> None:
+    Raises:
+        BadSetting: one did.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadSetting(
-            "a comparison runs its rows in processes of its own: start it without a launcher, or give one config"
+            f"{what} runs its rows in processes of its own: start it without a launcher, or give one config"
         )
 
 
-def _held(folder: Path) -> str:
-    """The runs in a folder that is none itself, in words."""
-    held = sorted(p.parent.name for p in folder.glob("*/config.toml"))
-    more = ", ..." if len(held) > 5 else ""
-    return (
-        f"; it holds runs {', '.join(held[:5])}{more}: name one"
-        if held
-        else ": it has no config.toml; give a folder that `nacre run --out` made"
-    )
-
-
-def _compare(several: Comparison, out: Path) -> None:
-    workers = min(len(several.configs), 1 if _on_gpu(several) else _cores())
-    with _in(out), rows_progress(workers) as told:
+def compare(several: Comparison, out: Path) -> None:
+    """Run every row of a comparison that is not finished, and tell."""
+    refuse_ranks("a comparison")
+    workers = workers_for(several.configs)
+    with signals_heard(out), rows_progress(workers) as told:
         runs = several.run(out, workers, told)
-    sheet = comparison(runs, several.bounds, _title(runs[0]))
+    sheet = comparison(runs, several.bounds, title_of(runs[0]))
     papers = references(runs)
     page = [sheet.markdown(), *([several.text] if several.text else []), "\n".join(f"- {p}" for p in papers)]
     write_text(out / "comparison.md", "\n\n".join(page) + "\n")
@@ -100,7 +76,7 @@ def _compare(several: Comparison, out: Path) -> None:
 
 
 @contextmanager
-def _in(out: Path) -> Iterator[Stopping]:
+def signals_heard(out: Path) -> Iterator[Stopping]:
     """Say where a run is kept, when it begins and when it is interrupted; signals are heard inside."""
     if ranks.first():
         click.echo(f"in {out}", err=True)
@@ -110,25 +86,27 @@ def _in(out: Path) -> Iterator[Stopping]:
         try:
             yield stopping
         except KeyboardInterrupt as stop:
-            kept = any((out / name).is_file() for name in ("config.toml", "comparison.json"))
+            kept = any((out / name).is_file() for name in ("config.toml", "comparison.json", "sweep.json"))
             go_on = f"`nacre resume {out}` goes on where it stopped" if kept else "it had not begun, so nothing is kept"
             raise KeyboardInterrupt(f"interrupted: {go_on}", getattr(stop, "code", 130)) from stop
 
 
-def _tell(runs: list[Run], out: Path) -> None:
+def tell(runs: list[Run], out: Path) -> None:
+    """Show the tables of a run."""
     if not ranks.first():
         return
     run = runs[0]
     papers = references(runs)
-    parts: list[Sheet | str] = [matrix(run), comparison(runs, title=_title(run))]
+    parts: list[Sheet | str] = [matrix(run), comparison(runs, title=title_of(run))]
     if papers:
         parts.append("\n".join(["Methods:", *(f"  {p}" for p in papers)]))
     show(*parts, f"kept in {out}")
 
 
-def _on_gpu(several: Comparison) -> bool:
-    """Whether rows would share one GPU, on which they run one after the other."""
-    return any(device_of(config).type != "cpu" for config in several.configs)
+def workers_for(configs: Sequence[Config]) -> int:
+    """How many rows run at a time: one a core, but one after the other where they would share a GPU."""
+    on_gpu = any(device_of(config).type != "cpu" for config in configs)
+    return min(len(configs), 1 if on_gpu else _cores())
 
 
 def _cores() -> int:
@@ -136,14 +114,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _title(run: Run) -> str:
+def title_of(run: Run) -> str:
+    """What a run learned from, in a line."""
     data = next(iter(run.results.values())).data
     stream = data["stream"]
     seeds = ", ".join(map(str, run.seeds))
-    return f"{data['source']}, {stream['kind']}, {len(stream['tasks'])} tasks, seed{'s' * (len(run.seeds) > 1)} {seeds}"
+    arrival = "" if stream["arrival"] == "offline" else f" {stream['arrival']}"
+    length = f"{stream['length']} tasks"
+    return f"{data['source']}, {stream['kind']}{arrival}, {length}, seed{'s' * (len(run.seeds) > 1)} {seeds}"
 
 
-def _fresh(name: str, exists: Callable[[Path], bool] = Path.exists) -> Path:
+def folder_for(name: str, exists: Callable[[Path], bool] = Path.exists) -> Path:
     """A folder below `runs/` that is not there yet."""
     stem = f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries = (RUNS / (stem if not k else f"{stem}-{k}") for k in range(1000))

@@ -28,12 +28,14 @@ from .errors import BadSetting, RanksDiffer
 from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, called, device_of, evaluating, forward, grow
+from .once import pass_over
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
-from .refusals import check_labels, check_layers, check_norms, check_width
+from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
 from .rows import Augment, Batch, Cut, lengths_of
 from .rule import Rule, Site, hooked
 from .stream import Task
+from .widen import go_on_with
 
 MakeOptimizer = Callable[[dict[str, nn.Parameter]], Optimizer]
 """Makes an optimizer from parameters by name."""
@@ -105,6 +107,7 @@ class Drive:
             task, device=str(self.device), augment=self._seen_at, outputs=self._outputs, objective=self._objective
         )
         self.place = (seed or 0, task.index, task.stage)
+        self.classes = 0  # how many the rows of a task that announces none have shown so far
         self.world = ranks.world()
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
@@ -125,6 +128,7 @@ class Drive:
             if self.given is not None:
                 named = trainable(self.model, self.method)
                 self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
+                check_one_faced(self.task, self.optimizer)
                 if self.world > 1:
                     self.reducer = Reducer([p for group in self.optimizer.param_groups for p in group["params"]])
                     stack.callback(self.optimizer.register_step_pre_hook(self.reducer.before_step).remove)
@@ -141,6 +145,7 @@ class Drive:
         return self
 
     def _begin(self) -> None:
+        check_unannounced(self.task, self.method)
         if self.seed is not None:
             seed_global(*self.place, "begin")
         for classes, task_id in self.task.growth:
@@ -187,13 +192,15 @@ class Drive:
     def order(self, epoch: int, size: int | None = None) -> Tensor:
         """The positions of the task's rows in the order in which this epoch takes them, in batches of `size`.
 
-        Rows of like length share a batch, where they know how long they are.
+        Rows of like length share a batch, where they know how long they are and their order is drawn.
         """
-        shuffled = torch.randperm(self.task.rows, generator=dice(*self.place, epoch, "order"))
-        lengths = lengths_of(self.task.train) if size is not None else None
-        if size is not None and lengths is not None:
-            shuffled = bucketed(shuffled, lengths, size, dice(*self.place, epoch, "buckets"))
-        return self.method.shape_order(shuffled, self.task, epoch)
+        order = torch.arange(self.task.rows)
+        if not self.task.ordered:
+            order = torch.randperm(self.task.rows, generator=dice(*self.place, epoch, "order"))
+            lengths = lengths_of(self.task.train)
+            if size is not None and lengths is not None:
+                order = bucketed(order, lengths, size, dice(*self.place, epoch, "buckets"))
+        return self.method.shape_order(order, self.task, epoch)
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
         """The task's rows of one epoch, shuffled, as raw batches on the model's device, from batch `start` on.
@@ -208,11 +215,35 @@ class Drive:
         if self.task.train is None:
             return
         order = self.order(epoch, size)
+        pass_over(self.task.train, order[: start * size])
         for low in range(start * size, len(order), size):
             step = order[low : low + size]
             if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
                 check_norms(self.task, self.model)  # on all ranks
-            yield cut(self.task.train, step, accumulate, self.device, self.in_parts)
+            pieces = cut(self.task.train, step, accumulate, self.device, self.in_parts)
+            for piece in pieces if not self.task.border else ():
+                self.admit(piece.y)
+            yield pieces
+
+    def admit(self, labels: Tensor) -> None:
+        """Let the head answer for labels, (rows,), that no task announced: it grows, and the optimizer goes on with it.
+
+        `steps` and `batches` do so before they give out the rows of a task without borders.
+        """
+        if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+            return
+        highest = int(labels.max()) + 1  # read back from the device: only rows say that a class is there
+        if highest <= self.classes:
+            return
+        self.classes = highest
+        if grow(self.model, highest):
+            if self.world > 1:
+                raise BadSetting(
+                    f"a row of class {highest - 1} came up on one of several ranks, and the head is too narrow for it: call "
+                    "nacre.grow(model, classes) before, or use one process"
+                )
+            self.method.prepare(self.model)
+            go_on_with(self.site, trainable(self.model, self.method))
 
     def loss(self, batch: Batch, share: float = 1.0) -> Tensor:
         """The loss of one micro-batch; call `backward()` on it.

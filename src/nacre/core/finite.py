@@ -158,7 +158,7 @@ class Undo:
     def keep(self) -> None:
         """Remember everything as it is; the memory is used again at every step."""
         live = dict(self._tensors())
-        if live.keys() != self.kept.keys():
+        if {key: t.shape for key, t in live.items()} != {key: t.shape for key, t in self.kept.items()}:  # a head grew
             self.kept = {key: torch.empty_like(t) for key, t in live.items()}
         torch._foreach_copy_(list(self.kept.values()), list(live.values()))
         state: dict[Tensor, dict[str, Any]] = self.optimizer.state

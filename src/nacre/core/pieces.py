@@ -56,8 +56,8 @@ def cut(rows: Rows, step: Tensor, accumulate: int, device: torch.device | str, t
         piece = own if n == len(own) else own.pick(slice(at, at + n))
         found.append(replace(piece, share=n / len(step), before=(low + at) / len(step), cut=place))
         at += n
-    spare = rows.take(step[:1]).to(device) if together else own
     lacking = pieces[0] - len(found) if together else int(not found)
+    spare = rows.take(step[:1]).to(device) if together and lacking else own
     for _ in range(lacking):
         place = Cut(number + len(found), 0.0 if mine else 1 / lacking, pieces)
         found.append(replace(spare, share=0.0, before=1.0, cut=place))

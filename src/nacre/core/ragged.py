@@ -52,6 +52,14 @@ class Ragged:
         """(rows,) places of each row."""
         return self.ends - self.begins
 
+    def chosen(self, index: Tensor) -> Ragged:
+        """The rows at these positions, as rows of different lengths again."""
+        lengths = self.lengths[index]
+        ends = lengths.cumsum(0)
+        place = torch.arange(int(lengths.sum())) - (ends - lengths).repeat_interleave(lengths)
+        at = self.begins[index].repeat_interleave(lengths) + place
+        return Ragged({name: flat[at] for name, flat in self.fields.items()}, ends)
+
     def padded(self, index: Tensor) -> dict[str, Tensor]:
         """The rows at these positions: each field (chosen, places of the longest), 0 behind a row's end, and `MASK`."""
         lengths = self.lengths[index]

@@ -66,6 +66,9 @@ class Reducer:
         """Average over the ranks, which all come here."""
         self.due = False
         world = ranks.world()
+        for p in self.params:
+            if p.grad is not None and p.grad.is_sparse:  # the ranks' rows differ
+                p.grad = p.grad.to_dense()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         missing = [k for k, p in enumerate(self.params) if p.grad is None]
         device = grads[0].device if grads else torch.device("cpu")

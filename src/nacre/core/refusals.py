@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.optim import Optimizer
 
 from .errors import BadData, BadSetting, TooFewRows
+from .method import Method, leaves
 from .model import Outputs
 from .rows import Batch
 from .stream import Task
@@ -67,3 +69,36 @@ def check_layers(model: nn.Module) -> None:
                 f"{name} is a SyncBatchNorm: leave the model's BatchNorm layers as they are; each rank normalises by its own "
                 "rows, and their running statistics are kept equal"
             )
+
+
+BORDERS = ("begin_stage", "end_stage", "shape_order")
+"""What a method can only do where it is told that a task begins or ends."""
+
+
+def check_unannounced(task: Task, method: Method) -> None:
+    """Where no borders are told, no method needs them.
+
+    Raises:
+        BadSetting: one does.
+    """
+    for part in leaves(method) if not task.border else ():
+        needs = [hook for hook in BORDERS if isinstance(part, Method) and part.overrides(hook)]
+        if needs:
+            raise BadSetting(
+                f"{type(part).__name__} learns when a task begins or ends ({', '.join(needs)}), and a task-free stream tells "
+                "neither: use methods that learn at each step, such as replay from a memory, or tell borders with arrival = "
+                '"online"'
+            )
+
+
+def check_one_faced(task: Task, optimizer: Optimizer) -> None:
+    """Where no borders are told, an optimizer trains the weights that are read.
+
+    Raises:
+        BadSetting: it has others beside them.
+    """
+    if not task.border and hasattr(optimizer, "eval"):
+        raise BadSetting(
+            f"{type(optimizer).__name__} is read through other weights than it trains, and changes between them are not exact: "
+            "on a task-free stream use an optimizer with one set of weights, such as AdamW or SGD"
+        )

@@ -23,6 +23,7 @@ MEASURED = ("seconds", "peak_memory_bytes", "versions", "started")
 """Keys of a record that differ between two equal runs: clocks, memory, machines."""
 AVERAGED = ("matrix", "summary", "motion", "seconds", "peak_memory_bytes")
 NAN = math.nan
+SHOWN = 40  # moments that are printed one by one
 
 
 @dataclass
@@ -181,6 +182,8 @@ class Run:
         if first is not None:
             header = ["", *(t["name"] for t in first.tests)]
             rows = [[m, *map(percent, row)] for m, row in zip(first.moments, first.matrix, strict=True)]
+            if len(rows) > SHOWN:
+                rows[2:-2] = [["..."] * len(header)]
             lines += [aligned([header, *rows]), ""]
             lines += [", ".join(f"{n.replace('_', ' ')} {percent(*self.figure(n))}" for n in [*first.summary, "moved"])]
         return Text("\n".join(lines))

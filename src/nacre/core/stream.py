@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .model import Outputs
+from .once import Once
 from .rows import Batch, Chain, Rows
 
 
@@ -22,6 +23,10 @@ class Task:
         classes: The labels that occur in it.
         task_id: What prediction may know of its rows; None = hidden.
         owners: The classes of each task id, where several tasks are joined into one; empty otherwise.
+        once: Whether its rows are met once (an online stream): asked for again, they refuse.
+        border: Whether anybody is told where it begins and ends and what it brings. On a task-free stream nobody is: it is a
+            piece of one long task, its classes are not announced, and methods hear of neither its beginning nor its end.
+        ordered: Whether its rows are met in the order in which they lie, instead of a drawn one.
         stage: Which stage of it is running; set by the learner.
         device: Where batches are to be put; set by the driver.
         augment: The stage's augmentation by counted dice, `augment(batch, *place)`; set by the driver.
@@ -34,6 +39,9 @@ class Task:
     classes: tuple[int, ...] = ()
     task_id: int | None = None
     owners: tuple[tuple[tuple[int, ...], int | None], ...] = ()
+    once: bool = False
+    border: bool = True
+    ordered: bool = False
     stage: int = 0
     device: str = "cpu"
     augment: Callable[..., Batch] | None = None
@@ -87,8 +95,12 @@ class Joined:
         if index:
             raise IndexError(f"a joined stream has one experience, 0, not {index}")
         met: Sequence[Experience] = list(experiences(self.stream))
-        rows = tuple(e.task.train for e in met if e.task.train is not None)
+        once = any(e.task.once for e in met)
+        parts = (e.task.train for e in met if e.task.train is not None)
+        rows = Chain(tuple(part.rows if isinstance(part, Once) else part for part in parts))
         classes = tuple(sorted({c for e in met for c in e.task.classes}))
         tests = {name: test for e in met for name, test in e.tests.items()}
         owners = tuple((e.task.classes, e.task.task_id) for e in met if e.task.classes)
-        return Experience(Task(0, Chain(rows) if rows else None, classes, owners=owners), tests)
+        train = (Once(rows, 0) if once else rows) if rows.parts else None
+        border = all(e.task.border for e in met)
+        return Experience(Task(0, train, classes, owners=owners, once=once, border=border), tests)

@@ -7,14 +7,17 @@ from .idx import read_idx
 from .images import read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
-from .source import Source, check_inputs, digest, tokens_of
+from .refusals import check_inputs
+from .source import Column, Source, digest
 from .tables import Table, form_of, read_tables
 from .texts import TextRows
-from .tokens import TokenRows
+from .tokens import TokenRows, tokens_of
+from .validation import without_test_rows
 
 __all__ = [
     "AUGMENTS",
     "SOURCES",
+    "Column",
     "Compose",
     "Flip",
     "Jitter",
@@ -36,4 +39,5 @@ __all__ = [
     "stream_glyphs",
     "texts_in",
     "tokens_of",
+    "without_test_rows",
 ]

@@ -22,7 +22,9 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
     """A source of arrays called x_train, y_train, x_test, y_test, or x, y, which are then split.
 
     Grey pictures without channels get one, channels that come last are brought to the front, and labels are numbered in
-    the order of their names; a key `classes` may name labels 0, 1, ... The note says what was done.
+    the order of their names; a key `classes` may name labels 0, 1, ... Further arrays NAME_train and NAME_test (or, where
+    rows are split, NAME) with one number or name for each row are a column, such as `domain` or `time`. The note says what
+    was done.
 
     Raises:
         BadData: other keys, or arrays that `Source` refuses.
@@ -37,7 +39,8 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
             raise BadData(
                 f"{name}: {key} has {len(inputs)} rows, its labels {len(labels)}: give one label for each row"
             )
-    parts: dict[str, Part] = dict(zip(("train", "test"), map(Part, x, y), strict=False))
+    beside = _beside(arrays, held, list(map(len, y)))
+    parts: dict[str, Part] = dict(zip(("train", "test"), map(Part, x, y, beside), strict=False))
     return source_of(name, parts, classes, seed, test_share, done)
 
 
@@ -49,9 +52,24 @@ def from_npz(path: Path, seed: int, test_share: float) -> Source:
     """
 
     def wanted(names: list[str]) -> list[str]:
-        return [*_held(str(path), names), *(["classes"] if "classes" in names else [])]
+        known = _held(str(path), names)
+        endings = ("_train", "_test") if known == FOUR else ("",)
+        return [n for n in names if n in (*known, "classes") or n.endswith(endings)]
 
     return from_arrays(read_npz(path, wanted), path.stem, seed, test_share)
+
+
+def _beside(arrays: Mapping[str, Any], held: Sequence[str], rows: list[int]) -> list[dict[str, list[Any]]]:
+    """For each part, what else has a number or a name for each of its rows, by name; other arrays are left alone."""
+    endings = ("_train", "_test") if len(rows) > 1 else ("",)
+    left = {str(key): np.asarray(value) for key, value in arrays.items() if key not in (*held, "classes")}
+    found: list[dict[str, list[Any]]] = [{} for _ in rows]
+    for stem in (key.removesuffix(endings[0]) for key in left if key.endswith(endings[0])):
+        parts = [left.get(stem + ending, np.empty(())) for ending in endings]
+        if [part.shape for part in parts] == [(n,) for n in rows] and all(part.dtype.kind in "iufUS" for part in parts):
+            for beside, part in zip(found, parts, strict=True):
+                beside[stem] = [_text(value) for value in part] if part.dtype.kind in "US" else part.tolist()
+    return found
 
 
 def _held(name: str, keys: Sequence[str]) -> tuple[str, ...]:

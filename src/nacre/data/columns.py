@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..core.errors import BadData, UnknownName, shown
 from ..core.files import text_of
-from .source import HALF, UNNAMEABLE, Source
+from .refusals import HALF
+from .source import UNNAMEABLE, Source
 from .splitting import Part, source_of
 from .tables import Table, listed
 

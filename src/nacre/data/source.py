@@ -7,22 +7,52 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.errors import BadData, shown
+from ..core.errors import BadData
 from ..core.rows import TensorRows
+from .refusals import check_inputs, check_labels, check_texts
 from .texts import TextRows
-from .tokens import Tokenize, TokenRows
+from .tokens import Tokenize, TokenRows, tokens_of
 
 Known = TensorRows | TextRows | TokenRows
 """The rows that data are made of."""
-HALF = re.compile(r"[\ud800-\udfff]")  # what no file can hold
 UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no name holds: control characters, halves of letters
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """What is known of each row beside its inputs and its label, such as its domain or its time; streams are cut by it.
+
+    Attributes:
+        train: (training rows,) whole numbers from 0 that stand for names, or any numbers.
+        test: (test rows,) likewise.
+        names: The value k is called `names[k]`; empty where values are numbers, such as times.
+
+    >>> Column.of(["photo", "sketch", "photo"], ["sketch"]).train.tolist()
+    [0, 1, 0]
+    """
+
+    train: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
+    names: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(train: Sequence[Any], test: Sequence[Any]) -> Column:
+        """A column of names (numbered in the order of the alphabet), or of numbers."""
+        if not any(isinstance(value, str) for value in (*train, *test)):
+            return Column(torch.as_tensor(train), torch.as_tensor(test))
+        names = sorted({str(value) for value in train})
+        number = {name: k for k, name in enumerate(names)}
+        if strange := sorted({str(value) for value in test} - set(number)):
+            raise BadData(f"test rows have the value {strange[0]!r}, which no training row has: leave them out")
+        numbered = [torch.tensor([number[str(value)] for value in part], dtype=torch.long) for part in (train, test)]
+        return Column(numbered[0], numbered[1], tuple(names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +68,7 @@ class Source:
         sha256: Digest of the bytes of both inputs and labels; made here where it is not given.
         note: Where the rows come from, or what was done to them, in a sentence.
         validation: Rows for choosing settings by, where the data bring some; streams do not touch them.
+        columns: What is known of each row beside, by name: streams look for `domain` and `time`.
 
     Raises:
         BadData: anything that could not be learned from; the message says what to change.
@@ -55,6 +86,7 @@ class Source:
     sha256: str = ""
     note: str = ""
     validation: Known | None = field(default=None, repr=False)
+    columns: Mapping[str, Column] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.classes)
@@ -71,9 +103,16 @@ class Source:
                 "leave them out of `classes` and number the labels without gaps"
             )
         _check_groups(self.name, self.groups, len(self.classes))
+        for name, column in self.columns.items():
+            for part, values, rows in (
+                ("training", column.train, len(self.train)),
+                ("test", column.test, len(self.test)),
+            ):
+                _check_column(f"{self.name}, the column {name!r} of {part} rows", values, rows, column.names)
         if not self.sha256:
-            known = (self.train, self.test)
-            object.__setattr__(self, "sha256", digest(*(part for rows in known for part in (_inputs(rows), rows.y))))
+            known: list[Any] = [part for rows in (self.train, self.test) for part in (_inputs(rows), rows.y)]
+            known += [part for _, c in sorted(self.columns.items()) for part in (c.train, c.test)]
+            object.__setattr__(self, "sha256", digest(*known))
 
     def tokenized(self, tokenize: Tokenize) -> Source:
         """The same data, its texts as tokens; the digest stays that of the texts.
@@ -117,31 +156,6 @@ def _inputs(rows: Known) -> Any:
     return rows.texts if isinstance(rows, TextRows) else rows.x
 
 
-def tokens_of(what: str, rows: Known, tokenize: Tokenize) -> TokenRows:
-    """Rows of texts as rows of tokens.
-
-    Args:
-        what: What they are called in messages.
-        rows: The texts.
-        tokenize: The tokenizer.
-
-    Raises:
-        BadData: no texts, half a letter, or a text of which the tokenizer leaves nothing.
-    """
-    if not isinstance(rows, TextRows):
-        raise BadData(f"{what}: there are no texts to make tokens of: give rows of texts (nacre.data.TextRows)")
-    for row, text in enumerate(rows.texts, 1):
-        _refuse_halves(what, row, text)
-    tokens = tokenize(rows.texts)
-    if len(empty := (tokens.lengths == 0).nonzero().flatten()):
-        row = int(empty[0])
-        raise BadData(
-            f"{what}: the tokenizer leaves nothing of {len(empty)} texts, the first is row {row + 1} with "
-            f"{shown(rows.texts[row])}: leave them out"
-        )
-    return TokenRows(tokens, rows.y)
-
-
 def _check_names(name: str, classes: tuple[str, ...]) -> None:
     if len(set(classes)) < len(classes):
         twice = sorted({c for c in classes if classes.count(c) > 1})
@@ -153,97 +167,13 @@ def _check_names(name: str, classes: tuple[str, ...]) -> None:
 
 
 def _check_rows(what: str, rows: Known, classes: tuple[str, ...]) -> None:
-    _check_labels(what, rows.y, classes)
+    check_labels(what, rows.y, classes)
     if isinstance(rows, TextRows):
-        _check_texts(what, rows.texts)
+        check_texts(what, rows.texts)
     if not isinstance(rows, TensorRows):
         return
     for x in rows.x.values() if isinstance(rows.x, Mapping) else [rows.x]:
         check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
-
-
-def _check_texts(what: str, texts: Iterable[Any]) -> None:
-    for row, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise BadData(f"{what}: row {row} is no text but {shown(text)} ({type(text).__name__}): give texts")
-        if not text.strip():
-            raise BadData(f"{what}: row {row} has no text: leave it out")
-        _refuse_halves(what, row, text)
-
-
-def _refuse_halves(what: str, row: int, text: str) -> None:
-    if HALF.search(text):
-        raise BadData(f"{what}: row {row} holds half a letter (a surrogate without its other half): repair its text")
-
-
-def _check_labels(what: str, y: Tensor, classes: tuple[str, ...]) -> None:
-    if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise BadData(f"{what}: labels are a tensor of whole numbers (int64), not {kind}: convert them with y.long()")
-    if y.ndim != 1:
-        raise BadData(
-            f"{what}: labels have the shape (rows,), not {tuple(y.shape)}: give one class a row, not one-hot rows"
-        )
-    if not len(y):
-        raise BadData(f"{what}: there are none: give at least one row of each class")
-    low, high = int(y.min()), int(y.max())
-    if low < 0:
-        raise BadData(f"{what}: label {low} is negative: labels count from 0")
-    if len(classes) < 2:
-        raise BadData(
-            f"{what}: there is only one class ({', '.join(classes) or 'without a name'}), and nothing to tell apart: "
-            "give data with at least two classes"
-        )
-    if high >= len(classes):
-        raise BadData(
-            f"{what}: label {high} is beyond the {len(classes)} classes 0..{len(classes) - 1}: give `classes` one name for "
-            "each label, or number the labels from 0"
-        )
-
-
-def check_inputs(what: str, x: Any, tokens: bool = False) -> None:
-    """Refuse rows that no backbone could read.
-
-    Args:
-        what: What they are called in messages.
-        x: Pictures (rows, channels, height, width), uint8 in 0..255 or float in 0..1, or vectors (rows, width).
-        tokens: Whether they are a field of many, of any shape.
-
-    Raises:
-        BadData: another shape or type, NaN, or float pictures beyond 0..1.
-    """
-    if not isinstance(x, Tensor):
-        raise BadData(f"{what}: inputs are tensors, not {type(x).__name__}: use torch.as_tensor, or nacre.data.load")
-    if tokens:
-        return
-    if x.ndim == 3:
-        raise BadData(
-            f"{what}: inputs of shape {tuple(x.shape)} have no channels: grey pictures are (rows, 1, height, width), as "
-            "x[:, None] makes them"
-        )
-    if x.ndim not in (2, 4) or 0 in x.shape[1:]:
-        raise BadData(
-            f"{what}: inputs are pictures (rows, channels, height, width) or vectors (rows, width), not {tuple(x.shape)}"
-        )
-    if x.ndim == 4 and x.shape[1] > 4 and x.shape[-1] in (1, 3, 4):
-        raise BadData(
-            f"{what}: pictures of shape {tuple(x.shape)} seem to have their channels last: use x.permute(0, 3, 1, 2)"
-        )
-    if x.dtype != torch.uint8 and not x.dtype.is_floating_point:
-        raise BadData(
-            f"{what}: inputs are uint8 or float, not {x.dtype}: convert pixels in 0..255 with x.to(torch.uint8)"
-        )
-    if x.dtype == torch.uint8 or not len(x):
-        return
-    low, high = x.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):  # NaN and infinities survive aminmax
-        wrong = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-        raise BadData(f"{what}: {wrong} of {len(x)} rows hold NaN or infinite numbers: repair or leave them out")
-    if x.ndim == 4 and (low < -1e-3 or high > 1 + 1e-3):
-        raise BadData(
-            f"{what}: float pictures lie in 0..1, these in {float(low):.4g}..{float(high):.4g}: divide 0..255 by 255 or give "
-            "uint8, and leave mean and standard deviation to the backbone's Pixels"
-        )
 
 
 def _check_alike(name: str, part: str, train: Known, other: Known) -> None:
@@ -260,6 +190,20 @@ def _check_alike(name: str, part: str, train: Known, other: Known) -> None:
             f"{name}: a training row is {tuple(one.shape[1:])} {one.dtype}, a {part} row {tuple(two.shape[1:])} "
             f"{two.dtype}: bring both to one shape and type"
         )
+
+
+def _check_column(what: str, values: Tensor, rows: int, names: tuple[str, ...]) -> None:
+    if not isinstance(values, Tensor) or values.ndim != 1 or len(values) != rows:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise BadData(f"{what} is {shape}, but there are {rows} rows: give a tensor with one value for each")
+    if len(set(names)) < len(names):
+        raise BadData(f"{what} has two values of one name: give each its own")
+    if names and (values.dtype != torch.int64 or (rows and (int(values.min()) < 0 or int(values.max()) >= len(names)))):
+        raise BadData(
+            f"{what} numbers its {len(names)} names, so its values are int64 in 0..{len(names) - 1}: renumber it"
+        )
+    if not names and not bool(values.isfinite().all()):
+        raise BadData(f"{what} holds NaN or infinite numbers: repair or leave these rows out")
 
 
 def _check_groups(name: str, groups: tuple[tuple[int, ...], ...], classes: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,20 +12,23 @@ from torch import Tensor
 from ..core.dice import dice
 from ..core.errors import BadData, BadSetting
 from ..core.rows import TensorRows
-from .source import Source
+from .source import Column, Source
 from .texts import TextRows
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Rows that belong together, such as those for training.
 
     Attributes:
         x: (rows, ...) inputs: a tensor, or texts.
         y: (rows,) labels from 0 on.
+        beside: What else is known of each row, such as its domain or its time: a name or a number each, by column.
     """
 
     x: Tensor | list[str]
     y: Tensor
+    beside: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 def source_of(
@@ -60,6 +64,7 @@ def source_of(
         done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
         parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
     rows = {part: _rows(held) for part, held in parts.items()}
+    train, test = parts["train"].beside, parts["test"].beside
     return Source(
         name,
         rows["train"],
@@ -68,18 +73,29 @@ def source_of(
         groups=tuple(tuple(group) for group in groups),
         note="; ".join(dict.fromkeys(done)),
         validation=rows.get("validation"),
+        columns={column: Column.of(train[column], test[column]) for column in train if column in test},
     )
 
 
-def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float) -> tuple[Tensor, Tensor]:
+def split(
+    name: str, y: Tensor, classes: Sequence[str], seed: int, share: float, part: str = "test"
+) -> tuple[Tensor, Tensor]:
     """Positions for training and testing: of each class `share` of its rows, at least one for each.
+
+    Args:
+        name: What the data are called.
+        y: (rows,) labels.
+        classes: Label k is `classes[k]`.
+        seed: Draws the share, together with the name of the part.
+        share: How large the part is that is not trained on.
+        part: What it is for.
 
     Raises:
         BadData: there are no rows, or a class has only one.
         BadSetting: the share is not between 0 and 1.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-        raise BadSetting(f"test_share is the part of the rows kept for testing, between 0 and 1, not {share!r}")
+        raise BadSetting(f"{part}_share is the part of the rows kept back, between 0 and 1, not {share!r}")
     train, test = [], []
     for c in y.unique().tolist():
         rows = (y == c).nonzero().flatten()
@@ -89,7 +105,7 @@ def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float)
                 f"{name}: class {called} has one row, so it cannot be trained and tested: give a second one, or test rows "
                 "of their own"
             )
-        rows = rows[torch.randperm(len(rows), generator=dice(seed, "test", c))]
+        rows = rows[torch.randperm(len(rows), generator=dice(seed, part, c))]
         held = min(max(1, int(len(rows) * share + 0.5)), len(rows) - 1)
         test.append(rows[:held])
         train.append(rows[held:])
@@ -99,8 +115,9 @@ def split(name: str, y: Tensor, classes: Sequence[str], seed: int, share: float)
 
 
 def _picked(part: Part, index: Tensor) -> Part:
-    x = part.x
-    return Part(x[index] if isinstance(x, Tensor) else [x[i] for i in index.tolist()], part.y[index])
+    x, places = part.x, index.tolist()
+    beside = {column: [values[i] for i in places] for column, values in part.beside.items()}
+    return Part(x[index] if isinstance(x, Tensor) else [x[i] for i in places], part.y[index], beside)
 
 
 def _rows(part: Part) -> Any:

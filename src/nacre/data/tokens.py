@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from ..core.errors import BadData
+from ..core.errors import BadData, shown
 from ..core.ragged import Ragged
 from ..core.rows import Batch
+from .refusals import refuse_halves
+from .texts import TextRows
 
 Tokenize = Callable[[Sequence[str]], Ragged]
 """Texts -> their tokens, a row each."""
@@ -50,3 +53,28 @@ class TokenRows:
     def take(self, index: Tensor) -> Batch:
         """The rows at these positions, padded to the longest of them."""
         return Batch(self.tokens.padded(index), self.y[index], index)
+
+
+def tokens_of(what: str, rows: Any, tokenize: Tokenize) -> TokenRows:
+    """Rows of texts as rows of tokens.
+
+    Args:
+        what: What they are called in messages.
+        rows: The texts.
+        tokenize: The tokenizer.
+
+    Raises:
+        BadData: no texts, half a letter, or a text of which the tokenizer leaves nothing.
+    """
+    if not isinstance(rows, TextRows):
+        raise BadData(f"{what}: there are no texts to make tokens of: give rows of texts (nacre.data.TextRows)")
+    for row, text in enumerate(rows.texts, 1):
+        refuse_halves(what, row, text)
+    tokens = tokenize(rows.texts)
+    if len(empty := (tokens.lengths == 0).nonzero().flatten()):
+        row = int(empty[0])
+        raise BadData(
+            f"{what}: the tokenizer leaves nothing of {len(empty)} texts, the first is row {row + 1} with "
+            f"{shown(rows.texts[row])}: leave them out"
+        )
+    return TokenRows(tokens, rows.y)

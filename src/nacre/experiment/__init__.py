@@ -9,7 +9,8 @@ from .folder import Finished, slug
 from .named import PREFIX, recipe
 from .recorder import Observer
 from .stopping import Stopped, Stopping
-from .tables import TABLES
+from .sweep import Sweep, swept_in
+from .tables import TABLES, StreamTable
 from .trial import Trial, device_of
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Predictor",
     "Stopped",
     "Stopping",
+    "StreamTable",
+    "Sweep",
     "Trial",
     "compared_in",
     "default_comparison",
@@ -33,4 +36,5 @@ __all__ = [
     "load",
     "recipe",
     "slug",
+    "swept_in",
 ]

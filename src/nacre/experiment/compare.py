@@ -7,27 +7,18 @@ folder of the rows' folders holds `comparison.json`: their names in order, and t
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import import_plugins, plugins
 from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting, NacreError, shown
 from ..core.run import Run
 from .config import Config, differences
-from .experiment import Experiment
+from .crew import Row, Told, begin, work_off
 from .folder import CONFIG, Finished, Folder, slug
-from .stopping import Stopping
 
 HERE = Path(__file__).parent
 RECIPES = HERE / "recipes"
@@ -55,28 +46,24 @@ class Comparison:
     def __post_init__(self) -> None:
         self.names = self.names or [f"{i}-{slug(config.run.name)}" for i, config in enumerate(self.configs, 1)]
 
-    def run(self, out: str | Path, workers: int = 1, told: Callable[[Config, Run], None] | None = None) -> list[Run]:
+    def run(self, out: str | Path, workers: int = 1, told: Told | None = None) -> list[Run]:
         """Run every row that is not finished in its folder below `out`; the records in order.
 
         Args:
             out: The folder of the rows' folders.
             workers: How many rows run at a time, each in a process of its own.
-            told: Hears a row's record whenever it has grown by a moment, and once where it is finished already.
+            told: Hears how far the rows are.
 
         Raises:
             Finished: every row is there, finished, and so is the table.
             BadSetting: a folder there holds a run with other settings.
             NacreError: a row failed; the others have been run to their end.
         """
-        rows = [_Row(Path(out) / name, config) for name, config in zip(self.names, self.configs, strict=True)]
+        rows = [Row(Path(out) / name, config) for name, config in zip(self.names, self.configs, strict=True)]
         self._refuse_other(Path(out), rows)
-        for row in rows:
-            if not (row.place / CONFIG).is_file():
-                Folder(row.place).begin(row.config)
+        begin(rows)
         self.save(out, [])
-        left = [row for row in rows if Folder(row.place).status() != "finished"]
-        longest = sorted(left, key=_Row.epochs, reverse=True)  # first, so that none is left over
-        failed = _work_off([row.place for row in longest], workers, lambda: [row.tell(told) for row in rows])
+        failed = work_off(rows, workers, told)
         if failed:
             raise NacreError(
                 "; ".join(f"{row.config.run.name}: {failed[row.place]}" for row in rows if row.place in failed)
@@ -88,7 +75,7 @@ class Comparison:
         tree = {"format": FORMAT, "rows": self.names, "text": self.text, "bounds": self.bounds}
         write_text(Path(out) / MARK, json.dumps({**tree, "runs": [r.to_json() for r in runs]}, indent=1) + "\n")
 
-    def _refuse_other(self, out: Path, rows: list[_Row]) -> None:
+    def _refuse_other(self, out: Path, rows: list[Row]) -> None:
         if (out / CONFIG).is_file():
             raise BadSetting(f"{out} holds a run, no comparison of runs: choose another --out")
         mark = _mark(out) if (out / MARK).is_file() else None
@@ -104,104 +91,6 @@ class Comparison:
                 )
         if mark is not None and mark["runs"] and all(Folder(row.place).status() == "finished" for row in rows):
             raise Finished(f"{out} holds this very comparison, finished: see {out / 'comparison.md'}")
-
-
-@dataclass
-class _Row:
-    """A run on its way in another process, seen through its folder."""
-
-    place: Path
-    config: Config
-    moments: int = 0
-
-    def epochs(self) -> float:
-        """About how long the row takes: epochs that it trains on the average task, replay counted double."""
-        stages = [s for s in self.config.stage if s.optimizer is not None]
-        share = [0.1 if s.when == "first" else 1.0 for s in stages]
-        twice = [2.0 if any("memory" in m for m in s.methods) else 1.0 for s in stages]
-        return sum(s.epochs * a * b for s, a, b in zip(stages, share, twice, strict=True))
-
-    def tell(self, told: Callable[[Config, Run], None] | None) -> None:
-        if told is None or not Folder(self.place).status():
-            return
-        record = Run.load(self.place)
-        moments = sum(len(result.moments) for result in record.results.values())
-        if moments > self.moments:
-            self.moments = moments
-            told(self.config, record)
-
-
-def _work_off(places: list[Path], workers: int, look: Callable[[], Any]) -> dict[Path, str]:
-    """Run what lies in these folders, some at a time in processes of their own, and look now and then; what went wrong.
-
-    Whatever interrupts the wait asks the processes to end: each finishes its step, saves, and leaves.
-    """
-    context = get_context("spawn")
-    waiting, ended = context.SimpleQueue(), context.SimpleQueue()
-    crew: list[SpawnProcess] = [
-        context.Process(target=_work, args=(waiting, ended, plugins()), daemon=True)
-        for _ in range(min(workers, len(places)))
-    ]
-    for place in [*places, *(None for _ in crew)]:
-        waiting.put(place)
-    try:
-        with _deaf():
-            for process in crew:
-                process.start()
-        while busy := [process.sentinel for process in crew if process.is_alive()]:
-            wait(busy, timeout=1.0)
-            look()
-        look()
-    except BaseException:
-        for process in crew:
-            if process.is_alive():
-                process.terminate()
-        for process in crew:
-            process.join()
-        raise
-    codes = ", ".join(str(process.exitcode) for process in crew if process.exitcode)
-    failed = dict.fromkeys(places, f"the process that worked on it died (exit code {codes}): out of memory?")
-    while not ended.empty():
-        place, error = ended.get()
-        failed[place] = error
-    return {place: error for place, error in failed.items() if error}
-
-
-def _work(waiting: Any, ended: Any, others: list[str]) -> None:
-    """Take one folder after the other, in a process of its own; say what went wrong with each, or nothing."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with Stopping(signal.SIGTERM, once=True) as stopping:  # the terminal's group and our parent may both ask
-        try:
-            import_plugins(others)  # which somebody named to the process that began this one
-            for place in iter(waiting.get, None):
-                try:
-                    Experiment(Config.load(place)).resume(place, stopping)
-                    ended.put((place, ""))
-                except (NacreError, OSError, MemoryError) as error:
-                    ended.put((place, str(error)))
-        except KeyboardInterrupt:
-            return
-
-
-def _end_with_parent() -> None:
-    """Ask this process to end once its parent has: after a kill nobody works on in a folder that is to be resumed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Ctrl-C is not heard inside, nor by processes that begin inside: they are ended by us."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def default_comparison(changes: Iterable[str] = ()) -> Comparison:

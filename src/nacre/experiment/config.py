@@ -74,7 +74,7 @@ class Config(Table):
         if not tables.get("stage"):
             raise BadSetting('the config has no [[stage]]: add one, such as [[stage]] with methods = [{name = "ER"}]')
         _refuse_many("stage", tables["stage"])
-        config = build(Config, tables)
+        config = build(Config, {**tables, "stream": _stream(tables.get("stream", {}))})
         with placed("run.plugins"):
             refuse_missing_plugins(config.run.plugins)
         config.run.plugins = list(dict.fromkeys([*config.run.plugins, *plugins()]))
@@ -133,10 +133,29 @@ def differences(one: Any, other: Any, place: str = "") -> list[str]:
     return [] if one == other else [f"{place}: {one!r} -> {other!r}"]
 
 
+def _stream(table: Any) -> Any:
+    """The table of a stream with what is set of its kind apart, complete; each setting is checked."""
+    if not isinstance(table, Mapping):
+        return table
+    usual = StreamTable()
+    own = {key: value for key, value in table.items() if key in usual.to_dict()}
+    kind = own.get("kind", usual.kind)
+    if not isinstance(kind, str):
+        return own
+    with placed("stream.kind"):
+        entry = find("stream", kind)
+    told = {key: value for key, value in table.items() if key not in own}
+    with placed("stream"):
+        known = [s.name for s in entry.settings]
+        for key in told:
+            if key not in known:
+                raise UnknownName(f"setting of [stream] of the kind {entry.name}", key, [*usual.to_dict(), *known])
+    made = build(entry.made_by, told, "stream")
+    return {**own, "kind": entry.name, "settings": settings(made)}
+
+
 def _complete(config: Config, tables: Mapping[str, Any]) -> None:
     """Put every setting of every part into its table, and check each on the way."""
-    with placed("stream.kind"):
-        config.stream.kind = find("stream", config.stream.kind).name
     with placed("backbone.augment"):
         told = config.backbone.augment
         names = [find("augment", a).name for a in ([told] if isinstance(told, str) else told)]
@@ -248,6 +267,8 @@ def _value(text: str) -> Any:
 
 def _written(value: Any) -> Any:
     """Plain values for TOML: what is None is left out where that is the default, else it is the word."""
+    if isinstance(value, StreamTable):
+        return {key: _written(held) for key, held in value.to_dict().items() if held is not None}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = {}
         for f in fields(value):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +14,21 @@ import torch
 from torch import Tensor
 
 from ..backbones import Body
-from ..catalogue import find
 from ..checkpoint import describing
 from ..core import ranks
-from ..core.errors import BadCheckpoint, NonFinite, NotSaved
-from ..core.optim import OPTIMIZERS
+from ..core.errors import BadCheckpoint, NotSaved
 from ..core.run import Result, Run
-from ..core.state import settings
 from ..learner import Learner, Listener
-from ..metrics import forget_peak
+from ..metrics import START, forget_peak
 from .config import Config
+from .described import parts_of, versions_of
 from .export import export
 from .folder import Finished, Folder
 from .recorder import Observer, Recorder
-from .trial import Trial, device_of, method, trial
+from .trial import Trial, trial
 
 logger = logging.getLogger(__name__)
-PACKAGES = ("nacre", "torch", "numpy", "transformers", "scikit-learn", "matplotlib")
+PUBLISHING = 20  # the record is written only if that took less than one part in so many of the time since
 
 
 @dataclass
@@ -103,9 +98,9 @@ class Experiment:
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
         config = self.config
         run = Run(
-            config.run.name, "running", config.to_dict(), seeds=list(config.run.seeds), versions=_versions(config)
+            config.run.name, "running", config.to_dict(), seeds=list(config.run.seeds), versions=versions_of(config)
         )
-        run.stages, run.papers, run.fidelity = _described(config)
+        run.stages, run.papers, run.fidelity = parts_of(config)
         run.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if folder is not None:
             if first is None:
@@ -151,7 +146,8 @@ class _Seed(Listener):
         self.seed, config = seed, self.experiment.config
         self.trial = made if made is not None else trial(config, seed, self.experiment.data, self.experiment.body)
         self.recorder = recorder = Recorder(config, self.trial)
-        self.saved = time.perf_counter()
+        self.saved = self.published = time.perf_counter()
+        self.publishing = 0.0
         learner = self.trial.learner
         if saved is not None:
             self._take_over(saved)
@@ -160,8 +156,8 @@ class _Seed(Listener):
                 hears.seed_begins(self.trial)
             try:
                 self._learn()
-            except NonFinite:
-                self._publish()  # the record says where
+            except BaseException:
+                self.run.results[seed] = recorder.result()  # the record says how far it came, and why it ended
                 raise
             recorder.complete = True
             self.save()
@@ -177,11 +173,11 @@ class _Seed(Listener):
             self.trial.features.take()
             self.recorder.lap("features")
         if self.experiment.config.stream.evaluate == "all" and not self.recorder.matrix.moments:
-            self._measure("start", None)
+            self._measure(START, None)
         for met in self.trial.learner.learn(self.trial.stream, self.recorder, self, *self.listeners):
             self._measure(f"task{met.task.index}", met)
             self.save()
-            self._publish()
+            self._publish_if_cheap()
 
     def stepped(self, learner: Learner, loss: Tensor) -> None:
         self._save_if_due()
@@ -225,9 +221,17 @@ class _Seed(Listener):
             hears.measured(self.trial, moment, self.recorder.matrix)
 
     def _publish(self) -> Result:
+        since = time.perf_counter()
         result = self.run.results[self.seed] = self.recorder.result()
         self.experiment._write(self.run, self.folder)
+        self.published = time.perf_counter()
+        self.publishing = self.published - since
         return result
+
+    def _publish_if_cheap(self) -> None:
+        """Rewrite the record, unless that would take more than a twentieth of the time: it grows with the stream."""
+        if self.folder is not None and time.perf_counter() - self.published >= PUBLISHING * self.publishing:
+            self._publish()
 
     def _take_over(self, saved: Any) -> None:
         record = saved.get("record") if isinstance(saved, dict) else None
@@ -259,36 +263,3 @@ def _alone(config: Config) -> Iterator[None]:
         finally:
             if config.run.threads:
                 torch.set_num_threads(threads)
-
-
-def _described(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]:
-    """Each stage with all settings of its parts; the papers of its methods; how sure we are of them."""
-    stages, papers, fidelity = [], {}, {}
-    for table, said in zip(config.stage, config.to_dict()["stage"], strict=True):
-        made = [method(t, config.run.seeds[0]) for t in table.methods]
-        full: dict[str, Any] = {
-            "methods": [{"name": t["name"], **settings(m)} for t, m in zip(table.methods, made, strict=True)]
-        }
-        if table.optimizer is not None:
-            known = signature(OPTIMIZERS[table.optimizer["name"]]).parameters
-            defaults = {n: p.default for n, p in known.items() if p.default is not p.empty and p.default is not None}
-            full["optimizer"] = {**defaults, **table.optimizer}
-        stages.append({**said, **full})
-        for t in table.methods:
-            entry = find("method", t["name"])
-            if entry.paper is not None:
-                papers[entry.name], fidelity[entry.name] = str(entry.paper), entry.fidelity
-    return stages, papers, fidelity
-
-
-def _versions(config: Config) -> dict[str, str]:
-    """What numbers depend on beside the config."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    device = device_of(config)
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {**found, "threads": str(config.run.threads or torch.get_num_threads())}

@@ -21,9 +21,10 @@ from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
 from ..core.state import called, moved, settings
+from ..core.stream import experiences
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
-from ..streams import Split
+from ..streams import FromData
 from .rows import Trained, TrainedOnTexts
 from .trial import device_called
 
@@ -32,7 +33,7 @@ FORMAT = "nacre-model-1"
 SIZE = 500  # rows predicted at once
 
 
-def export(folder: str | Path, learner: Learner, body: Body, split: Split) -> bool:
+def export(folder: str | Path, learner: Learner, body: Body, split: FromData) -> bool:
     """Write what predicting needs: structure, weights, the names of the classes, and what the answering method keeps.
 
     Args:
@@ -189,9 +190,9 @@ def _answering(learner: Learner) -> Method | None:
     return None
 
 
-def _row(split: Split) -> dict[str, Any]:
+def _row(split: FromData) -> dict[str, Any]:
     """What a training row looks like."""
-    rows = split[0].task.train
+    rows = next((met.task.train for met in experiences(split) if met.task.rows), None)  # a first task may be empty
     x = None if rows is None else rows.take(torch.tensor([0])).x
     shape = list(x.shape[1:]) if isinstance(x, Tensor) else []
     return {"shape": shape, "raw": isinstance(x, Tensor) and x.dtype == torch.uint8}

@@ -25,10 +25,11 @@ from ..core.errors import BadUse
 from ..core.machine import machine
 from ..core.model import device_of, fingerprint
 from ..core.rows import Chain, Picked, Rows, TensorRows, lengths_of
-from ..core.stream import Experience, Stream
+from ..core.stream import Experience
 from ..data import Source, TokenRows, digest
 from ..heads import features_of
 from ..learner import Stage
+from ..streams import FromData
 from . import cache
 
 WORTH = 1.0  # seconds: features that are made faster are not written to disk
@@ -157,8 +158,21 @@ class Features:
 class Read:
     """A stream whose rows are features where they can be; its experiences are otherwise the same."""
 
-    stream: Stream
+    stream: FromData
     features: Features
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    @property
+    def told(self) -> bool:
+        """Whether rows carry their task id."""
+        return self.stream.told
+
+    @property
+    def in_order(self) -> bool:
+        """Whether rows lie in the order in which they arrived."""
+        return self.stream.in_order
 
     def __getitem__(self, index: int) -> Experience:
         met = self.stream[index]

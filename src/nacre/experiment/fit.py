@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def fit(
     *,
     backbone: str | Path | Body | nn.Module | None = None,
     tasks: int | Sequence[int] | None = None,
-    kind: str = "class-incremental",
+    kind: str | Mapping[str, Any] = "class-incremental",
     epochs: int = 5,
     lr: float = 1e-3,
     batch_size: int = 32,
@@ -52,8 +52,8 @@ def fit(
         source: A name (`"digits"`, `"glyphs"`), a folder or file, arrays (x, y) or (x_train, y_train, x_test, y_test).
         method: A method's name in any case, a method with settings, or several that are composed; `"fine-tuning"` is none.
         backbone: A name, a folder, a module with features as its output; None chooses by the data.
-        tasks: How many tasks, or how many classes each has; None takes the groups of the data, else 5.
-        kind: The scenario: `"class-incremental"` or `"task-incremental"`.
+        tasks: How many tasks, or how many classes each has; None takes what is usual for the kind.
+        kind: The kind of stream, or a table of it with settings, such as `{"kind": "permuted", "arrival": "online"}`.
         epochs: How often each row is met.
         lr: The peak learning rate.
         batch_size: Rows per optimizer step.
@@ -88,7 +88,10 @@ def fit(
     tables = {
         "run": {"name": "fit", "seeds": seeds if isinstance(seeds, list) else [seeds], "device": device},
         "data": {"source": GIVEN if data is not None else str(source)},
-        "stream": {"kind": kind, "tasks": tasks},
+        "stream": {
+            **({"kind": kind} if isinstance(kind, str) else kind),
+            **({} if tasks is None else {"tasks": tasks}),
+        },
         "backbone": {"augment": augment if isinstance(augment, str) else list(augment)},
         "stage": [{"methods": methods, "epochs": epochs, "batch_size": batch_size, "schedule": "cosine"}],
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,13 +17,14 @@ from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
 from ..core.stream import Experience, experiences
 from ..learner import Learner, Listener, Stage
-from ..metrics import Matrix, Motion, accuracy, peak_memory, score
-from ..metrics.motion import total
+from ..metrics import START, Matrix, Motion, accuracy, peak_memory, score
 from .config import Config
+from .curves import Losses, Moved, Watched
 from .trial import Trial
 
 logger = logging.getLogger(__name__)
-EVERY = 10  # steps between points of the loss curve
+KEPT = ("matrix", "motion", "losses", "watched", "moved")
+PLAIN = ("tests", "seconds", "peak", "complete")
 
 
 class Observer(Listener):
@@ -61,15 +61,15 @@ class Recorder(Listener):
     def __init__(self, config: Config, trial: Trial):
         self.config, self.trial = config, trial
         self.matrix, self.motion = Matrix(), Motion()
-        self.moved: dict[str, Any] = {}
+        self.tests: dict[str, int] = {}  # each test set that is known, and the experience that brought it
+        self.losses, self.watched, self.moved = Losses(), Watched(config.watch.every), Moved()
         self.stale: dict[str, list[int]] = {}
-        self.losses: list[dict[str, Any]] = []
-        self.watched: list[dict[str, Any]] = []
         self.seconds = {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
         self.peak = 0
         self.complete = False
         self.since = time.perf_counter()
         self.samples: dict[str, Batch] = {}
+        self.looked = -1  # the experience whose test sets were asked for last
 
     def lap(self, kind: str) -> None:
         """Count the time since the last lap as this kind."""
@@ -82,21 +82,19 @@ class Recorder(Listener):
 
     def stage_begins(self, learner: Learner, stage: Stage, total: int) -> None:
         if learner.step == 0:
-            place = {"task": learner.experience, "stage": learner.stage}
-            self.losses.append({**place, "steps": total, "step": [], "loss": [], "lr": []})
+            self.losses.begin(learner.experience, learner.stage, total)
             if self.config.watch.every and total >= self.config.watch.every:
-                self.watched.append({**place, "step": [], "scores": {}})
+                self.watched.begin(learner.experience, learner.stage, total)
 
     def stepped(self, learner: Learner, loss: Tensor) -> None:
-        if learner.step == 1 or learner.step % EVERY == 0:
-            curve, optimizer = self.losses[-1], learner.optimizer
+        place = (learner.experience, learner.stage, learner.step)
+        if self.losses.due(learner.experience, learner.step):
+            optimizer = learner.optimizer
             rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
-            curve["step"].append(learner.step)
-            curve["loss"].append(loss.item())
-            curve["lr"].append(float(max(rates, default=NAN)))
-        if self.config.watch.every and learner.step % self.config.watch.every == 0:
+            self.losses.add(*place, loss.item(), float(max(rates, default=NAN)))
+        if self.watched.due(learner.experience, learner.step):
             self.lap("training")
-            self._watch(learner)
+            self._watch(learner, place)
             self.lap("evaluation")
 
     def measure(self, moment: str, met: Experience | None, last: bool = False) -> None:
@@ -109,21 +107,21 @@ class Recorder(Listener):
         """
         self.lap("training")
         learner, asked = self.trial.learner, self.config.stream.evaluate
-        if met is not None and moment not in self.moved:
-            rows = self.motion.since(learner.model)
-            self.moved[moment] = {"total": total(rows), "tensors": rows}
+        if met is not None:
+            self.moved.add(met.task.index, rows := self.motion.since(learner.model))
             if self.trial.features is not None:
                 self.trial.features.refuse_motion(rows)
-        for other in self._met(learner, everything=asked == "all"):
-            for name, rows in other.tests.items():
-                mine = met is not None and name in met.tests
-                if asked != "last" or last:
-                    value = self._score(learner, rows)
-                elif mine:
-                    value = NAN
-                else:
-                    continue
-                self.matrix.add(moment, name, value, len(rows), learned=mine)
+            self._know(met)
+        elif asked == "all":
+            for ahead in experiences(self.trial.stream):
+                self._know(ahead)
+        for name, index in self.tests.items():
+            mine = met is not None and name in met.tests
+            if asked == "last" and not last and not mine:
+                continue
+            held = met.tests[name] if met is not None and mine else self.trial.stream[index].tests[name]
+            value = self._score(learner, held) if asked != "last" or last else NAN
+            self.matrix.add(moment, name, value, len(held), learned=mine)
         if met is not None:
             self.stale[moment] = learner.answering().stale(learner.model)
             self._warn_of_stale(moment)
@@ -141,12 +139,12 @@ class Recorder(Listener):
         tests = [{"name": t, "rows": matrix.rows[t], "learned": matrix.learned.get(t, "")} for t in matrix.tests]
         return Result(
             data=self.trial.data(),
-            moments=matrix.moments,
+            moments=list(matrix.moments),
             tests=tests,
             matrix=matrix.table(),
-            curves={"loss": self.losses, "watch": self.watched},
+            curves={"loss": self.losses.to_json(), "watch": self.watched.to_json(list(self.tests))},
             summary=summary,
-            motion=self.moved,
+            motion=self.moved.to_json(),
             stale=self.stale,
             nonfinite=self.trial.learner.nonfinite,
             seconds=self.seconds,
@@ -156,25 +154,20 @@ class Recorder(Listener):
     def state_dict(self) -> dict[str, Any]:
         """All that has been written down."""
         return {
-            "matrix": self.matrix.to_json(),
-            "then": self.motion.state_dict(),
-            "moved": self.moved,
-            "stale": self.stale,
-            "losses": self.losses,
-            "watched": self.watched,
-            "seconds": self.seconds,
-            "peak": self.peak,
-            "complete": self.complete,
+            **{name: getattr(self, name).state_dict() for name in KEPT},
+            **{name: getattr(self, name) for name in PLAIN},
+            "stale": {moment: tasks for moment, tasks in self.stale.items() if tasks},
             "sha256": self.trial.source.sha256,
             "read_as": self.trial.read_as,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self.matrix = Matrix(**saved["matrix"])
-        self.motion.load_state_dict(saved["then"])
-        for name in ("moved", "stale", "losses", "watched", "seconds", "peak", "complete"):
+        for name in KEPT:
+            getattr(self, name).load_state_dict(saved[name])
+        for name in PLAIN:
             setattr(self, name, saved[name])
+        self.stale = {m: saved["stale"].get(m, []) for m in self.matrix.moments if m != START}
         self.since = time.perf_counter()
 
     def refuse_other_rows(self, saved: dict[str, Any]) -> None:
@@ -195,11 +188,10 @@ class Recorder(Listener):
                 "files back, or start a new run"
             )
 
-    def _met(self, learner: Learner, everything: bool) -> Iterator[Experience]:
-        for met in experiences(self.trial.stream):
-            if not everything and met.task.index >= learner.experience:
-                return
-            yield met
+    def _know(self, met: Experience) -> None:
+        """Remember where test sets come from; a set that several experiences bring is scored once."""
+        for name in met.tests:
+            self.tests.setdefault(name, met.task.index)
 
     def _warn_of_stale(self, moment: str) -> None:
         """Say once a run that answers stand on statistics of an older backbone."""
@@ -217,15 +209,18 @@ class Recorder(Listener):
             return 0.0  # a model that knows no class yet is never right
         return score(learner.predict, rows, device=device_of(learner.model), shared=True)
 
-    def _watch(self, learner: Learner) -> None:
+    def _watch(self, learner: Learner, place: tuple[int, int, int]) -> None:
         """Score a fixed sample of each test set up to the present task."""
-        seen = self.watched[-1]
-        seen["step"].append(learner.step)
-        for i in range(learner.experience + 1):
-            for name, rows in self.trial.stream[i].tests.items():
-                if name not in self.samples:
-                    order = torch.randperm(len(rows), generator=dice(self.trial.seed, "watch", name))
-                    self.samples[name] = rows.take(order[: self.config.watch.rows]).to(device_of(learner.model))
-                batch = self.samples[name]
-                value = accuracy(learner.predict(batch), batch).double().mean().item()
-                seen["scores"].setdefault(name, []).append(value if math.isfinite(value) else NAN)
+        if self.looked != learner.experience:
+            self._know(self.trial.stream[learner.experience])
+            self.looked = learner.experience
+        for number, (name, index) in enumerate(self.tests.items()):
+            if index > learner.experience:
+                continue
+            if name not in self.samples:
+                rows = self.trial.stream[index].tests[name]
+                order = torch.randperm(len(rows), generator=dice(self.trial.seed, "watch", name))
+                self.samples[name] = rows.take(order[: self.config.watch.rows]).to(device_of(learner.model))
+            batch = self.samples[name]
+            value = accuracy(learner.predict(batch), batch).double().mean().item()
+            self.watched.add(*place, number, value if math.isfinite(value) else NAN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..backbones import TextPool
@@ -80,12 +80,19 @@ class DataTable(Table):
     label: str | None = setting(None, "the column of the labels in a table; none goes by the names of the columns")
     size: int | list[int] | None = setting(None, "side, or [height, width], that pictures in folders are stretched to")
     test_share: float = setting(0.2, "the part of each class that is kept for testing where there are no test rows")
+    tested_on: Literal["test", "validation"] = setting(
+        "test",
+        '"validation" leaves test rows alone, to choose settings: the rows the data bring, or a share of the training rows',
+    )
+    validation_share: float = setting(0.1, "that share, of each class")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_empty(self.source)
         if not 0 < self.test_share < 1:
             raise BadSetting(f"test_share must be between 0 and 1, not {self.test_share!r}")
+        if not 0 < self.validation_share < 1:
+            raise BadSetting(f"validation_share must be between 0 and 1, not {self.validation_share!r}")
 
     def reading(self) -> dict[str, Any]:
         """What `nacre.data.load` is told beside the source."""
@@ -98,14 +105,21 @@ class StreamTable(Table):
 
     heading: ClassVar[str] = "[stream]"
 
-    kind: str = setting("class-incremental", "see `nacre list streams`")
-    tasks: int | list[int] | None = setting(
-        None, "how many tasks, or how many classes each has; none = the groups of the data, else 5 tasks"
+    kind: str = setting("class-incremental", "see `nacre list streams`; what else can be set goes by the kind")
+    arrival: Literal["offline", "online", "task-free"] = setting(
+        "offline",
+        'rows stay as long as a task lasts; "online": are met once; "task-free": and nobody says where tasks end',
     )
-    order: str | list[str | int] = setting("seed", '"seed" draws it, "given" takes it as it is, or a list of classes')
+    first: int | None = setting(None, "only so many tasks of it are learned and tested, for choosing settings", low=1)
     evaluate: Literal["seen", "all", "last"] = setting(
         "seen", "after each task test the tasks learned so far, or all (also before the first), or only after the last"
     )
+    settings: dict[str, Any] = field(default_factory=dict, metadata={"kind": "by kind"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written: the settings of the kind stand beside the others."""
+        own = {"kind": self.kind, "arrival": self.arrival, "first": self.first, "evaluate": self.evaluate}
+        return {**own, **self.settings}
 
 
 @dataclass

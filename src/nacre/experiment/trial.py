@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..backbones import Body, Classifier, backbone
-from ..catalogue import NONE, find, inner_class, make, placed
+from ..backbones import Body, Classifier
+from ..catalogue import find, inner_class, make, placed
 from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
 from ..core.method import Method, compose, leaves
-from ..core.rows import TensorRows
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, TokenRows, augmentation, digest, load
+from ..data import Source, augmentation, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
-from ..streams import Split, stream
-from .cache import key_of
+from ..streams import STREAMS, First, FromData, arriving
+from .bodies import GIVEN, body_of, read_as, read_by
 from .config import Config
 from .features import Features, Read, always_the_same
 from .tables import DEVICE
 
-GIVEN = "given in Python"
-"""The name of a source or a backbone that no config can say."""
-DEFAULT_TASKS = 5
 MARK_EVERY = 100  # steps between the places that a rollback returns to, where no checkpoints are written by steps
 
 
@@ -44,21 +39,28 @@ class Trial:
         seed: Draws everything that is drawn.
         source: The data.
         split: The stream as described.
-        stream: The stream as learned: one experience where a method joins all.
+        stream: The stream as learned: its rows arrive as the config says, and it is one experience where a method joins all.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
+        arrival: How rows arrive.
         features: What the learner reads in place of rows; None where it reads the rows themselves.
         read_as: A digest of how the backbone prepares rows, and of the tokens that it makes of texts.
     """
 
     seed: int
     source: Source
-    split: Split
+    split: FromData
     stream: Stream
     body: Body
     learner: Learner
+    arrival: str = "offline"
     features: Features | None = None
     read_as: str = ""
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The stream in words and numbers."""
+        return self.split.describe()
 
     @property
     def tasks(self) -> int:
@@ -74,7 +76,7 @@ class Trial:
             "rows": {"train": len(source.train), "test": len(source.test)},
             "classes": len(source.classes),
             "note": source.note,
-            "stream": self.split.describe(),
+            "stream": {**self.described, "arrival": self.arrival},
             **taken,
         }
 
@@ -97,15 +99,18 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         )
     with placed("data"):
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
-    known = body is None
-    with placed("backbone"):
-        body = _body(config, seed, source, body)
-        source = _read_by(body, source, config)
+        if config.data.tested_on == "validation":
+            source = without_test_rows(source, seed, config.data.validation_share)
+    told, known = config.stream, body is None
     with placed("stream"):
-        tasks = config.stream.tasks
-        if tasks is None:
-            tasks = len(source.groups) or min(DEFAULT_TASKS, len(source.classes))
-        split = stream(config.stream.kind, source, tasks=tasks, order=config.stream.order, seed=seed)
+        kind = STREAMS[told.kind](**told.settings)
+        shape = kind.row_shape(source)
+    with placed("backbone"):
+        body = body_of(config, seed, source, shape, body)
+        source = read_by(body, source, config)
+    with placed("stream"):
+        split = kind.over(source, seed)
+        split = split if told.first is None else First(split, told.first)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
     model = Classifier(body, head).to(device_of(config))
     if config.backbone.frozen:
@@ -121,16 +126,21 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
-    features, arriving = None, split
-    if config.backbone.cache == "auto" and always_the_same(stages, config.backbone.frozen):
+    features = None
+    if config.backbone.cache == "auto" and split.brings != "all" and always_the_same(stages, config.backbone.frozen):
         features = Features(model, body, source, run.precision, run.deterministic, known)
-        arriving = Read(split, features)
+    learned = arriving(split if features is None else Read(split, features), told.arrival, seed)
     joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    met = Joined(arriving) if joins else arriving
-    made = Trial(seed, source, split, met, body, learner, features, _read_as(body, source))
+    made = Trial(seed, source, split, Joined(learned) if joins else learned, body, learner, told.arrival)
+    made.features, made.read_as = features, read_as(body, source)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
+        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None:
+            raise BadSetting(
+                f"stage.{i}: epochs = {s.epochs}, but the rows of a stream with arrival = {told.arrival!r} are met once: set "
+                "epochs = 1"
+            )
     return made
 
 
@@ -208,65 +218,6 @@ class _Placed:
     def __call__(self, params: dict[str, nn.Parameter]) -> Optimizer:
         with placed(self.place):
             return self.make(params)
-
-
-def _body(config: Config, seed: int, source: Source, given: Body | None) -> Body:
-    if given is not None:
-        return copy.deepcopy(given)
-    name, texts = config.backbone.source, isinstance(source.train, (TextRows, TokenRows))
-    if name == GIVEN:
-        raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
-    x = source.train.x if isinstance(source.train, TensorRows) else None
-    shape = tuple(x.shape[1:]) if isinstance(x, torch.Tensor) else ()
-    grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
-    table = config.backbone
-    body = backbone(name, seed=seed, pretrained=table.pretrained, channels=grey_or_colour, **table.of_its_kind())
-    if texts and body.tokenizer is None:
-        raise BadData(
-            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give the folder "
-            "or the hub id of a text model, such as sentence-transformers/all-MiniLM-L6-v2"
-        )
-    if body.tokenizer is not None and shape:
-        raise BadData(
-            f"{name} reads texts, the rows of {source.name} are {'x'.join(map(str, shape))} numbers: give another"
-        )
-    if len(shape) == 1 and body.spec.get("kind") != "mlp":
-        raise BadData(
-            f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
-        )
-    if (
-        body.spec.get("kind") == "mlp"
-        and body.spec["pixels"]["size"] is None
-        and math.prod(shape) != body.spec["widths"][0]
-    ):
-        raise BadData(
-            f"{name} reads {body.spec['widths'][0]} numbers a row, the rows of {source.name} are "
-            f"{'x'.join(map(str, shape))}: write mlp:{math.prod(shape)}-..."
-        )
-    return body
-
-
-def _read_by(body: Body, source: Source, config: Config) -> Source:
-    """The data as this backbone reads them: texts as its tokens."""
-    if isinstance(source.train, TextRows) and body.tokenizer is not None:
-        source = source.tokenized(body.tokenizer)
-    told = config.backbone.augment
-    if not isinstance(source.train, TensorRows) and (names := [n for n in _listed(told) if n != NONE]):
-        raise BadSetting(
-            f"augment = {names[0]!r} changes pictures, and the rows of {source.name} are texts: leave it out"
-        )
-    return source
-
-
-def _read_as(body: Body, source: Source) -> str:
-    """See `Trial`; a configuration is left out, since other versions of its package write it down otherwise."""
-    told = {key: value for key, value in body.spec.items() if key not in ("source", "config", "tokenizer")}
-    rows = [r for r in (source.train, source.test) if isinstance(r, TokenRows)]
-    return key_of({**told, "tokens": digest(*({**r.tokens.fields, "ends": r.tokens.ends} for r in rows))})
-
-
-def _listed(told: str | list[str]) -> list[str]:
-    return [told] if isinstance(told, str) else told
 
 
 def _as_one(methods: list[Method]) -> Rule:

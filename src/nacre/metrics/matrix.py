@@ -6,12 +6,16 @@ Notation: R[i, j] is the score on task j's test set after task i was learned; mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 NAN = math.nan
+START = "start"  # the moment before the first task
 
 
 @dataclass
@@ -21,9 +25,9 @@ class Matrix:
     Attributes:
         moments: Names of the moments of measurement, in order; `"start"` is the untrained model where it was measured.
         tests: Names of the test sets, in order.
-        cells: moment -> test -> score.
+        scores: For each moment the scores by test, as far as any was taken: eight bytes each.
         rows: test -> number of its rows.
-        learned: test -> the moment at which its task had been learned.
+        learned: test -> the moment at which its task had been learned, for the first time.
         better: Whether a higher or a lower score is better.
 
     >>> m = Matrix()
@@ -36,25 +40,35 @@ class Matrix:
 
     moments: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
-    cells: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: list[array[float]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     learned: dict[str, str] = field(default_factory=dict)
     better: str = "higher"
+    moment_at: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+    test_at: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def add(self, moment: str, test: str, score: float, rows: int = 0, learned: bool = False) -> None:
         """Note one score; `learned` says that the test's task has just been learned."""
-        if moment not in self.moments:
+        if moment not in self.moment_at:
+            self.moment_at[moment] = len(self.moments)
             self.moments.append(moment)
-        if test not in self.tests:
+            self.scores.append(array("d"))
+        if test not in self.test_at:
+            self.test_at[test] = len(self.tests)
             self.tests.append(test)
-        self.cells.setdefault(moment, {})[test] = score
+        row, place = self.scores[self.moment_at[moment]], self.test_at[test]
+        row.extend([NAN] * (place + 1 - len(row)))
+        row[place] = score
         self.rows[test] = rows
         if learned:
             self.learned.setdefault(test, moment)
 
     def at(self, moment: str, test: str) -> float:
         """One score, NaN where none was taken."""
-        return self.cells.get(moment, {}).get(test, NAN)
+        if moment not in self.moment_at or test not in self.test_at:
+            return NAN
+        row, place = self.scores[self.moment_at[moment]], self.test_at[test]
+        return row[place] if place < len(row) else NAN
 
     def table(self) -> list[list[float]]:
         """R as rows of moments and columns of tests."""
@@ -62,15 +76,15 @@ class Matrix:
 
     def known(self, moment: str) -> list[str]:
         """The tests whose tasks were learned at or before a moment."""
-        place = {m: i for i, m in enumerate(self.moments)}
-        return [t for t in self.tests if t in self.learned and place[self.learned[t]] <= place[moment]]
+        place, now = self.moment_at, self.moment_at[moment]
+        return [t for t in self.tests if t in self.learned and place[self.learned[t]] <= now]
 
     def after(self, moment: str) -> float:
         """ACC: the mean score over what is learned at a moment."""
         return mean(self.at(moment, t) for t in self.known(moment))
 
     def curve(self) -> list[float]:
-        """ACC at each moment at which something was learned."""
+        """ACC at each moment after a task, be its test set new or not."""
         return [self.after(m) for m in self._learning_moments()]
 
     def last(self) -> float:
@@ -99,7 +113,7 @@ class Matrix:
 
     def forgetting_of(self, test: str) -> float:
         """Best earlier score minus the last one, of a test."""
-        seen = [self.at(m, test) for m in self.moments[self.moments.index(self.learned[test]) :]]
+        seen = [self.at(m, test) for m in self.moments[self.moment_at[self.learned[test]] :]]
         earlier = [self._sign * v for v in seen[:-1] if not math.isnan(v)]
         return max(earlier) - self._sign * seen[-1] if earlier and not math.isnan(seen[-1]) else NAN
 
@@ -137,17 +151,28 @@ class Matrix:
             "learning": self.learning(),
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as kept in a checkpoint."""
-        return {k: v for k, v in vars(self).items()}
+    def state_dict(self) -> dict[str, Any]:
+        """All that was noted; the scores as one tensor, (moments, tests)."""
+        table = torch.full((len(self.moments), len(self.tests)), NAN, dtype=torch.float64)
+        for place, row in enumerate(self.scores):
+            if row:
+                table[place, : len(row)] = torch.frombuffer(row, dtype=torch.float64)
+        kept = {name: getattr(self, name) for name in ("moments", "tests", "rows", "learned", "better")}
+        return {**kept, "scores": table}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for name in ("moments", "tests", "rows", "learned", "better"):
+            setattr(self, name, saved[name])
+        self.scores = [array("d", row) for row in saved["scores"].tolist()]
+        self.moment_at, self.test_at = (_places(names) for names in (self.moments, self.tests))
 
     @property
     def _sign(self) -> int:
         return 1 if self.better == "higher" else -1
 
     def _learning_moments(self) -> list[str]:
-        held = set(self.learned.values())
-        return [m for m in self.moments if m in held]
+        return [m for m in self.moments if m != START]
 
     def _earlier(self) -> list[str]:
         return [t for t, m in self.learned.items() if m != self.moments[-1]]
@@ -157,3 +182,7 @@ def mean(values: Iterable[float]) -> float:
     """The mean of what was measured; NaN of nothing."""
     known = [v for v in values if not math.isnan(v)]
     return sum(known) / len(known) if known else NAN
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}

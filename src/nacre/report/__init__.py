@@ -1,6 +1,6 @@
 """Run records as tables: for a terminal, as plain text, as markdown. Functions of the record alone."""
 
 from .sheet import Sheet, show
-from .tables import comparison, matrix, references, settings_sheet
+from .tables import comparison, grid, matrix, references, settings_sheet
 
-__all__ = ["Sheet", "comparison", "matrix", "references", "settings_sheet", "show"]
+__all__ = ["Sheet", "comparison", "grid", "matrix", "references", "settings_sheet", "show"]

@@ -1,7 +1,34 @@
 """Streams: what arrives in which order, made of data."""
 
-from .given import Given, stream_of
-from .kinds import STREAMS, class_incremental, stream, task_incremental
-from .split import Data, Split, split
+from .arrival import ARRIVALS, Arriving, arriving, offline, online, task_free
+from .changed import Changed
+from .first import First
+from .from_data import Data, FromData
+from .given import Given, Made, stream_of
+from .kinds import STREAMS, Kind, stream
+from .placed import Placed
+from .returning import Returning
+from .split import Split, split
 
-__all__ = ["STREAMS", "Data", "Given", "Split", "class_incremental", "split", "stream", "stream_of", "task_incremental"]
+__all__ = [
+    "ARRIVALS",
+    "STREAMS",
+    "Arriving",
+    "Changed",
+    "Data",
+    "First",
+    "FromData",
+    "Given",
+    "Kind",
+    "Made",
+    "Placed",
+    "Returning",
+    "Split",
+    "arriving",
+    "offline",
+    "online",
+    "split",
+    "stream",
+    "stream_of",
+    "task_free",
+]

@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.dice import dice
-from ..core.errors import BadData, BadSetting, UnknownName
-from ..core.rows import Picked, Rows
-from ..core.stream import Experience, Task
-
-
-class Labelled(Rows, Protocol):
-    """Rows whose labels can be read all at once."""
-
-    @property
-    def y(self) -> Tensor:
-        """Labels, (rows,)."""
-        ...
-
-
-class Data(Protocol):
-    """What can be cut: `nacre.data.Source`, or anything of that form."""
-
-    @property
-    def train(self) -> Labelled:
-        """Training rows."""
-        ...
-
-    @property
-    def test(self) -> Labelled:
-        """Test rows."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Label k is called `classes[k]`."""
-        ...
-
-    @property
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Classes that belong together; may be empty."""
-        ...
+from ..core.errors import BadData, BadSetting
+from ..core.rows import Picked
+from ..core.stream import Experience
+from .from_data import Data, FromData, Labelled, arranged, check_classes, cut, experience, sizes_of
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(FromData):
     """A stream that brings some classes of one data set after the other; make it with `split`.
 
     Labels are numbered in the order of arrival, so a head only grows: the k-th class to arrive is label k, and is called
@@ -78,9 +45,8 @@ class Split:
     told: bool = False
 
     def __post_init__(self) -> None:
+        check_classes(self.data)
         classes = self.data.classes
-        if twice := [c for c, n in Counter(classes).items() if n > 1]:
-            raise BadData(f"two classes are called {twice[0]!r}: give each its own name")
         if sorted(c for task in self.tasks for c in task) != list(range(len(classes))) or not all(self.tasks):
             raise BadSetting(
                 f"{len(self.tasks)} tasks bring {sum(map(len, self.tasks))} classes, but must bring each of the "
@@ -97,18 +63,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, index: int) -> Experience:
-        """The experience at a place, counted from 0."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"this stream has experiences 0..{len(self) - 1}, not {index}")
+    def _made(self, index: int) -> Experience:
         task_id = index if self.told else None
-        first = sum(map(len, self.tasks[:index]))
-        classes = tuple(range(first, first + len(self.tasks[index])))
         train, test = (
             Picked(rows, places[index], self.labels, task_id)
             for rows, places in zip((self.data.train, self.data.test), self._places, strict=True)
         )
-        return Experience(Task(index, train, classes, task_id), {f"task{index}": test})
+        first = self._firsts[index]
+        classes = range(first, first + len(self.tasks[index]))
+        return experience(index, train, test, classes, self.told, f"task{index}")
 
     @property
     def kind(self) -> str:
@@ -128,7 +91,7 @@ class Split:
     @cached_property
     def counts(self) -> tuple[list[int], list[int]]:
         """Training rows and test rows of each task."""
-        return self._count("training", self.data.train), self._count("test", self.data.test)
+        return self._count(self.data.train), self._count(self.data.test)
 
     def describe(self) -> dict[str, Any]:
         """The stream in words and numbers, ready for JSON."""
@@ -141,7 +104,7 @@ class Split:
             }
             for index, task in enumerate(self.tasks)
         ]
-        return {"kind": self.kind, "order": self.order, "seed": self.seed, "told": self.told, "tasks": tasks}
+        return {**self._about(), "order": self.order, "tasks": tasks}
 
     def to_json(self) -> str:
         """What `from_json` makes the same stream from, beside the data."""
@@ -182,6 +145,12 @@ class Split:
         return made
 
     @cached_property
+    def _firsts(self) -> list[int]:
+        """The first label of each task."""
+        sizes = torch.tensor([len(task) for task in self.tasks])
+        return (sizes.cumsum(0) - sizes).tolist()
+
+    @cached_property
     def _places(self) -> tuple[tuple[Tensor, ...], ...]:
         """For training and test rows, and each task: the positions of its rows, (chosen,), ascending."""
         task_of = torch.empty(len(self.data.classes), dtype=torch.long)
@@ -190,13 +159,8 @@ class Split:
         parts = zip((self.data.train, self.data.test), self.counts, strict=True)
         return tuple(task_of[rows.y.cpu()].argsort(stable=True).split(counts) for rows, counts in parts)
 
-    def _count(self, what: str, rows: Labelled) -> list[int]:
-        y, classes = rows.y.cpu(), len(self.data.classes)
-        if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
-            raise BadData(
-                f"{what} rows have labels {int(y.min())}..{int(y.max())}, the data name 0..{classes - 1}: number them so"
-            )
-        found = torch.bincount(y, minlength=classes).tolist()
+    def _count(self, rows: Labelled) -> list[int]:
+        found = torch.bincount(rows.y.cpu(), minlength=len(self.data.classes)).tolist()
         return [sum(found[c] for c in task) for task in self.tasks]
 
 
@@ -234,58 +198,12 @@ def split(
     >>> stream[1].task.classes, stream.class_names[2:], stream[1].task.train.take(torch.tensor([0])).y.item()
     ((2, 3), ('b', 'c'), 2)
     """
-    count = len(data.classes)
-    sizes = _sizes(tasks, count)
-    if isinstance(order, str):
-        if order not in ("seed", "given"):
-            raise BadSetting(f"order is 'seed', 'given' or a list of classes, not {order!r}")
-        units = data.groups if isinstance(tasks, int) and len(data.groups) == tasks else [(c,) for c in range(count)]
+    sizes = sizes_of(tasks, len(data.classes))
+    grouped = isinstance(tasks, int) and len(data.groups) == tasks and order in ("seed", "given")
+    if grouped:
+        units = data.groups
         if order == "seed":
             units = [units[k] for k in torch.randperm(len(units), generator=dice(seed, "split")).tolist()]
-        if len(units) != count:
-            return Split(data, tuple(tuple(u) for u in units), order, seed, told)
-        listed = [c for unit in units for c in unit]
-    else:
-        listed, order = _listed(order, data.classes), "listed"
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    cut = tuple(tuple(listed[end - size : end]) for end, size in zip(ends, sizes, strict=True))
-    return Split(data, cut, order, seed, told)
-
-
-def _sizes(tasks: int | Sequence[int], classes: int) -> list[int]:
-    """The number of classes of each task."""
-    if isinstance(tasks, (bool, str)):
-        raise BadSetting(f"tasks is a number, or a list of the classes of each task, not {tasks!r}")
-    if isinstance(tasks, int):
-        if not 1 <= tasks <= classes:
-            raise BadSetting(f"{classes} classes cannot make {tasks} tasks: ask for 1 to {classes}")
-        return [classes // tasks + (k < classes % tasks) for k in range(tasks)]
-    sizes = list(tasks)
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes) or sum(sizes) != classes:
-        whole = [s for s in sizes if isinstance(s, int)]
-        raise BadSetting(
-            f"tasks of {sizes} classes make {sum(whole)}, but the data have {classes}: give sizes of at least 1 that sum to "
-            f"{classes}, or a number of tasks"
-        )
-    return sizes
-
-
-def _listed(order: Sequence[str | int], classes: tuple[str, ...]) -> list[int]:
-    """The labels of classes that are listed by name or label."""
-    number = {name: k for k, name in enumerate(classes)}
-    labels = []
-    by_label = all(isinstance(e, str) or 0 <= int(e) < len(classes) for e in order)
-    for entry in order:
-        if not isinstance(entry, str) and by_label:
-            labels.append(int(entry))
-        elif str(entry) in number:
-            labels.append(number[str(entry)])
-        else:
-            raise UnknownName("class", str(entry), classes)
-    if sorted(labels) != list(range(len(classes))):
-        missing = [classes[k] for k in range(len(classes)) if k not in labels]
-        raise BadSetting(
-            f"order lists {len(labels)} classes, but must list each of the {len(classes)} exactly once"
-            + (f": {', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} missing" if missing else "")
-        )
-    return labels
+        return Split(data, tuple(tuple(u) for u in units), str(order), seed, told)
+    classes, order = arranged(order, data.classes, seed)
+    return Split(data, cut(classes, sizes), order, seed, told)

@@ -1,0 +1,42 @@
+"""Going on with whatever lies in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core import ranks
+from ..core.errors import BadData
+from ..experiment import Config, Experiment, compared_in, swept_in
+from .progress import progress
+from .sweeping import run_sweep
+from .work import compare, signals_heard, tell
+
+
+def resume_any(folder: Path) -> None:
+    """Go on with a run, a comparison of runs, or a sweep."""
+    if not folder.is_dir():
+        raise BadData(f"there is no folder {folder}: give that of a run, as `nacre run --out` made it")
+    if (several := compared_in(folder)) is not None:
+        compare(several, folder)
+        return
+    if (swept := swept_in(folder)) is not None:
+        run_sweep(swept, folder)
+        return
+    if not (folder / "config.toml").is_file():
+        raise BadData(f"{folder} is no run's folder{_held(folder)}")
+    config = Config.load(folder)
+    with ranks.joined():
+        with signals_heard(folder) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).resume(folder, hears, stopping)
+        tell([record], folder)
+
+
+def _held(folder: Path) -> str:
+    """The runs in a folder that is none itself, in words."""
+    held = sorted(p.parent.name for p in folder.glob("*/config.toml"))
+    more = ", ..." if len(held) > 5 else ""
+    return (
+        f"; it holds runs {', '.join(held[:5])}{more}: name one"
+        if held
+        else ": it has no config.toml; give a folder that `nacre run --out` made"
+    )

@@ -1,0 +1,242 @@
+"""Settings chosen without a look at test rows: a grid of runs scored on validation rows, and the config of the best.
+
+Each point of the grid is an ordinary run in a folder of its own, whose config says on which rows it was scored. The folder of
+these folders holds `sweep.json` (what was varied, and how the best is chosen) and at the end `best.toml`: the best point's
+config, scored on the test rows again, on the whole stream and with all training rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..core.durable import write_text
+from ..core.errors import BadData, BadSetting, NacreError, UnknownName, shown
+from ..core.run import Run
+from ..metrics import Matrix
+from .axis import Axis
+from .compare import PLAIN
+from .config import Config, differences
+from .crew import Row, Told, begin, work_off
+from .folder import CONFIG, Finished, Folder, slug
+
+MARK, BEST, FORMAT = "sweep.json", "best.toml", "nacre-sweep-1"
+MOST = 1000  # runs of a sweep
+FIGURES = tuple(Matrix().summary())
+SMALLER_IS_BETTER = ("forgetting",)
+
+
+@dataclass
+class Point:
+    """One choice of values, and what came of it.
+
+    Attributes:
+        values: One for each axis.
+        run: Its record, as far as it came.
+        error: Why it failed, if it did.
+    """
+
+    values: tuple[str, ...]
+    run: Run
+    error: str = ""
+
+    def score(self, by: str) -> tuple[float, float | None]:
+        """Mean and spread of a figure over the seeds; NaN where the run failed."""
+        return self.run.figure(by) if not self.error and self.run.status == "finished" else (math.nan, None)
+
+
+@dataclass
+class Sweep:
+    """A grid of runs.
+
+    Attributes:
+        axes: What is varied; the runs are all combinations, the last axis moving fastest.
+        configs: A config a run, in that order.
+        names: The folder of each.
+        select: Which rows they are scored on: "validation", or "first:3" for the validation rows of the first three tasks.
+        by: The figure that the best is chosen by: by its mean over the seeds.
+        best_differs: What stood in the config before, at places that were changed for the sweep alone.
+    """
+
+    axes: list[Axis]
+    configs: list[Config]
+    names: list[str]
+    select: str
+    by: str
+    best_differs: dict[str, Any]
+
+    @staticmethod
+    def over(
+        path: str | Path,
+        axes: Iterable[str],
+        select: str = "validation",
+        by: str = "last",
+        changes: Iterable[str] = (),
+    ) -> Sweep:
+        """The sweep of a config file.
+
+        Args:
+            path: A config file, a run's folder, or the name of a recipe.
+            axes: `place=value,value` each.
+            select: "validation", or "first:K".
+            by: The figure that the best is chosen by.
+            changes: `place=value` for every run.
+
+        Raises:
+            BadSetting: an axis, a value or `select` does not fit.
+            UnknownName: there is no such setting, or no such figure.
+        """
+        if by not in FIGURES:
+            raise UnknownName("figure to choose by", by, FIGURES)
+        several, changes = [Axis.of(axis) for axis in axes], list(changes)
+        if not several:
+            raise BadSetting("a sweep varies something: give --over place=value,value")
+        if (count := math.prod(len(axis.values) for axis in several)) > MOST:
+            raise BadSetting(f"these axes make {count} runs: at most {MOST} are made; take fewer values")
+        plain = Config.load(path, changes)
+        told = [*changes, *_selecting(select)]
+        if not plain.run.threads:
+            told.append("run.threads=1")  # whatever runs beside it, a run's bits are the same
+        configs, names = [], []
+        for number, point in enumerate(product(*(axis.values for axis in several)), 1):
+            name = " ".join(f"{axis.name}={value}" for axis, value in zip(several, point, strict=True))
+            name = name if len(name) <= 100 and "/" not in name and "\\" not in name else f"point {number}"
+            chosen = [f"{axis.place}={value}" for axis, value in zip(several, point, strict=True)]
+            configs.append(Config.load(path, [*told, *chosen, f"run.name={json.dumps(name)}"]))
+            names.append(f"{number:0{len(str(count))}d}-{slug(name)}"[:60].rstrip("-"))
+        before = {
+            "run": {"name": plain.run.name, "threads": plain.run.threads},
+            "data": {"tested_on": plain.data.tested_on},
+            "stream": {"first": plain.stream.first},
+        }
+        return Sweep(several, configs, names, select, by, before)
+
+    def run(self, out: str | Path, workers: int = 1, told: Told | None = None) -> list[Point]:
+        """Run every point that is not finished, in its folder below `out`; a failed one does not stop the others.
+
+        Args:
+            out: The folder of the runs' folders.
+            workers: How many run at a time, each in a process of its own.
+            told: Hears how far they are.
+
+        Raises:
+            Finished: they are all there, finished.
+            BadSetting: a folder there holds something else.
+            NacreError: every point failed.
+        """
+        out = Path(out)
+        rows = [Row(out / name, config) for name, config in zip(self.names, self.configs, strict=True)]
+        self._refuse_other(out, rows)
+        begin(rows)
+        write_text(out / MARK, json.dumps(self._said(), indent=1) + "\n")
+        failed = work_off(rows, workers, told)
+        points = self.points(out, failed)
+        if len(failed) == len(points):
+            raise NacreError(f"every run of the sweep failed; the first: {points[0].error}")
+        write_text(out / BEST, self.best(points)[1].to_toml())
+        return points
+
+    def points(self, out: str | Path, failed: Mapping[Path, str] | None = None) -> list[Point]:
+        """What came of each point, by the records in the folders."""
+        found, failed = [], failed or {}
+        for name, values in zip(self.names, product(*(axis.values for axis in self.axes)), strict=True):
+            place = Path(out) / name
+            found.append(Point(values, Run.load(place), failed.get(place, "")))
+        return found
+
+    def best(self, points: Sequence[Point]) -> tuple[int, Config]:
+        """The place of the best point, the first of equals; and its config for the test rows."""
+        sign = -1 if self.by in SMALLER_IS_BETTER else 1
+        scores = [sign * point.score(self.by)[0] for point in points]
+        place = max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
+        tables = self.configs[place].to_dict()
+        for table, settings in self.best_differs.items():
+            for key, value in settings.items():
+                if value is None:
+                    tables[table].pop(key, None)
+                else:
+                    tables[table][key] = value
+        return place, Config.of(tables)
+
+    def at_edge(self, place: int) -> list[str]:
+        """Axes of numbers at whose end a point lies, so that a better value may lie beyond."""
+        values = list(product(*(range(len(axis.values)) for axis in self.axes)))[place]
+        return [
+            axis.place
+            for axis, k in zip(self.axes, values, strict=True)
+            if len(axis.values) > 2 and axis.in_order() and k in (0, len(axis.values) - 1)
+        ]
+
+    def _said(self) -> dict[str, Any]:
+        axes = [{"place": axis.place, "values": list(axis.values)} for axis in self.axes]
+        told = {"axes": axes, "select": self.select, "by": self.by, "before": self.best_differs}
+        return {"format": FORMAT, **told, "rows": self.names}
+
+    def _refuse_other(self, out: Path, rows: list[Row]) -> None:
+        if (out / CONFIG).is_file():
+            raise BadSetting(f"{out} holds a run, no sweep: choose another --out")
+        if (out / MARK).is_file() and _mark(out)["rows"] != self.names:
+            raise BadSetting(f"{out} holds another sweep: choose another --out")
+        for row in rows:
+            if not (row.place / CONFIG).is_file():
+                Folder(row.place).refuse_other(row.config)
+            elif changed := differences(Config.load(row.place).to_dict(), row.config.to_dict()):
+                lines = "\n  ".join(changed)
+                raise BadSetting(
+                    f"{row.place} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
+                )
+        if (out / BEST).is_file() and all(Folder(row.place).status() == "finished" for row in rows):
+            raise Finished(f"{out} holds this very sweep, finished: see {out / 'sweep.md'} and {out / BEST}")
+
+
+def swept_in(folder: str | Path) -> Sweep | None:
+    """The sweep that was begun in a folder; None where none was.
+
+    Raises:
+        BadData: what it says of itself cannot be read.
+        BadSetting: one of its runs has no config any more.
+    """
+    folder = Path(folder)
+    if not (folder / MARK).is_file():
+        return None
+    mark = _mark(folder)
+    configs = [Config.load(folder / name) for name in mark["rows"]]
+    return Sweep(mark["axes"], configs, mark["rows"], mark["select"], mark["by"], mark["before"])
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    path = folder / MARK
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["format"] != FORMAT:
+            raise KeyError(held["format"])
+        if strange := [name for name in held["rows"] if not PLAIN.fullmatch(name)]:
+            raise BadData(f"{path} names the run {shown(strange[0])}, which is no folder beside it: is the file ours?")
+        axes = [Axis(str(axis["place"]), tuple(map(str, axis["values"]))) for axis in held["axes"]]
+        if held["by"] not in FIGURES or math.prod(len(axis.values) for axis in axes) != len(held["rows"]):
+            raise KeyError("rows")
+        before = {str(table): dict(settings) for table, settings in held["before"].items()}
+        return {"axes": axes, "rows": held["rows"], "select": held["select"], "by": held["by"], "before": before}
+    except BadData:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadData(
+            f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
+        ) from error
+
+
+def _selecting(select: str) -> list[str]:
+    """What `select` changes in a config."""
+    kind, sign, count = select.partition(":")
+    if kind == "validation" and not sign:
+        return ['data.tested_on="validation"']
+    if kind == "first" and count.isdecimal() and 0 < len(count) < 7 and int(count):
+        return ['data.tested_on="validation"', f"stream.first={int(count)}"]
+    raise BadSetting(
+        f'--select is "validation", or "first:3" for the validation rows of the first three tasks, not {shown(select)}'
+    )
