@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .core.rule import Rule, Site, attached
     from .core.run import Run
     from .core.state import scratch, setting, state
-    from .core.stream import Experience, Joined, Stream, Task
+    from .core.stream import Accumulated, Experience, Joined, Stream, Task
     from .experiment import Config, Experiment, Predictor, fit, load
     from .heads import GrowingLinear, MultiHead
     from .learner import Learner, Listener, Stage
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Accumulated",
     "Batch",
     "Classifier",
     "Config",
@@ -99,7 +100,7 @@ _HOMES = {
     "core.rule": ("Rule", "Site", "attached"),
     "core.run": ("Run",),
     "core.state": ("scratch", "setting", "state"),
-    "core.stream": ("Experience", "Joined", "Stream", "Task"),
+    "core.stream": ("Accumulated", "Experience", "Joined", "Stream", "Task"),
     "experiment": ("Config", "Experiment", "Predictor", "fit", "load"),
     "heads": ("GrowingLinear", "MultiHead"),
     "learner": ("Learner", "Listener", "Stage"),

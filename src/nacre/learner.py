@@ -24,12 +24,12 @@ from .core.drive import Drive, MakeOptimizer, Precision
 from .core.errors import BadCheckpoint, BadData, BadSetting
 from .core.finite import Guard, OnNonFinite
 from .core.machine import machine, unlike
-from .core.method import Method, compose, leaves, parts_of, trainable, trains
+from .core.method import Method, as_met, compose, leaves, parts_of, trainable, trains
 from .core.model import bare, device_of, evaluating, grow
 from .core.rows import Augment, Batch
 from .core.rule import Rule
 from .core.state import Stateful, check_settings, moved, state
-from .core.stream import Experience, Joined, Stream, Task
+from .core.stream import Experience, Stream, Task
 from .core.tree import copied
 from .schedules.phases import Phases
 
@@ -183,8 +183,7 @@ class Learner(Stateful):
             BadData: the stream was sliced, or gives another experience than the one asked for.
             NonFinite: a loss or a weight became NaN or infinite, and `on_nonfinite` is "stop" or has done what it can.
         """
-        if any(part.joins for s in self.stages for part in leaves(s.method) if isinstance(part, Method)):
-            stream = stream if isinstance(stream, Joined) else Joined(stream)
+        stream = as_met(stream, *(s.method for s in self.stages))
         for i in count(max(self.experience - 1, 0)):  # one back: a sliced stream is noticed
             try:
                 met = stream[i]
@@ -400,13 +399,13 @@ class Learner(Stateful):
                 self.drive = None
 
     def _train(self, stage: Stage, drive: Drive, listeners: tuple[Listener, ...]) -> None:
-        optimizer, task, rows = drive.optimizer, drive.task, drive.task.rows
-        per_epoch = -(-len(drive.order(0)) // stage.batch_size) if rows else 0
+        optimizer, task = drive.optimizer, drive.task
+        per_epoch = -(-len(drive.order(0)) // stage.batch_size)
         total = (stage.steps if stage.steps is not None else stage.epochs * per_epoch) if per_epoch else 0
-        if task.once and total > per_epoch:
+        if task.once and drive.rows is task.train and total > per_epoch:
             asked = f"epochs = {stage.epochs}" if stage.steps is None else f"steps = {stage.steps}"
             raise BadSetting(
-                f"the {rows} rows of task {self.experience} are met once, in {per_epoch} steps of {stage.batch_size}, but "
+                f"the {task.rows} rows of task {self.experience} are met once, in {per_epoch} steps of {stage.batch_size}, but "
                 f'{asked} asks for {total} steps: set epochs = 1, or let rows stay, with arrival = "offline"'
             )
         rate = stage.schedule.over(total)

@@ -285,8 +285,8 @@ PARTS = [
     Row(
         "a method that there is not",
         UnknownName,
-        "stage.0.methods.0: unknown method 'EE': did you mean 'ER'? known are …",
-        lambda at: config("stage.0.methods.0.name=EE"),
+        "stage.0.methods.0: unknown method 'EWD': did you mean 'EWC'? known are …",
+        lambda at: config("stage.0.methods.0.name=EWD"),
     ),
     Row(
         "a method whose name is a path",

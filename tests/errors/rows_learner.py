@@ -29,10 +29,11 @@ from nacre.core.rows import Batch, TensorRows
 from nacre.core.rule import Rule, attached
 from nacre.core.state import Stateful, grown, setting, state
 from nacre.core.stream import Joined, Task
-from nacre.heads import ClassStatistics
+from nacre.heads import ClassStatistics, discriminant
 from nacre.importance import fisher
 from nacre.learner import Learner, Stage
-from nacre.methods import ER, EWC, MIST, Joint, RanPAC, SimpleCIL
+from nacre.memory import Herding
+from nacre.methods import ER, ERACE, EWC, MIST, SLDA, ICaRL, Joint, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 from tests.errors.row import Place, Row
@@ -57,6 +58,11 @@ def driven(
     """Begin a task by hand, and take the loss of a batch."""
     with Drive(method, Net() if model is None else model, made, task) as drive:
         return drive.loss(next(drive.batches(0, 8)) if batch is None else batch)
+
+
+def numbers() -> Task:
+    """A task whose targets are numbers, two a row."""
+    return Task(0, TensorRows(torch.zeros(8, 8), torch.zeros(8, 2)))
 
 
 def stepped(rule: Rule, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -411,8 +417,39 @@ METHODS = [
     Row(
         "a covariance that was not kept",
         BadSetting,
-        'no covariance is kept: set covariance = "low_rank" or "full"',
+        'no covariance of a class is kept: set covariance = "low_rank" or "full"',
         lambda at: ClassStatistics(covariance="none").covariance_of(0),
+    ),
+    Row(
+        "a discriminant of classes' own covariances",
+        BadSetting,
+        'no shared covariance is kept: set covariance = "shared"',
+        lambda at: discriminant(ClassStatistics(covariance="full"), 0.1),
+    ),
+    Row(
+        "SLDA with other statistics",
+        BadSetting,
+        "SLDA.statistics needs covariance = \"shared\", not 'full': leave the setting out",
+        lambda at: SLDA(statistics=ClassStatistics(covariance="full")),
+    ),
+    Row(
+        "ER-ACE on labels that are no classes",
+        BadSetting,
+        "ERACE needs one class id a row, not labels of shape (8, 2) (torch.float32)",
+        lambda at: driven(ERACE(), numbers()),
+    ),
+    Row(
+        "iCaRL on labels that are no classes",
+        BadSetting,
+        "ICaRL needs one class id a row, not labels of shape (8, 2) (torch.float32)",
+        lambda at: driven(ICaRL(), numbers()),
+    ),
+    Row(
+        "rows of several inputs to herd by themselves",
+        BadSetting,
+        "Herding chooses rows by features, and rows of several inputs (such as token ids and their mask) have none of "
+        "themselves: give it features with offer(), as iCaRL does, or keep such rows in another memory",
+        lambda at: Herding().add(Batch({"ids": torch.zeros(2, 3), "mask": torch.ones(2, 3)}, torch.zeros(2))),
     ),
     Row(
         "a setting of another type",
@@ -458,7 +495,7 @@ CHECKPOINTS = [
     Row(
         "state of another composition",
         BadCheckpoint,
-        "EWC keeps ['anchor', 'importance'], the checkpoint has ['memory']: was it written by the same "
+        "EWC keeps ['anchor', 'importance'], the checkpoint has ['memory', 'tasks']: was it written by the same "
         "version and the same composition?",
         lambda at: resumed(saved(ER()), EWC()),
     ),

@@ -24,6 +24,7 @@ from nacre.core.method import Method
 from nacre.core.model import called, grow
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rule import attached
+from nacre.core.snapshot import Snapshot
 from nacre.experiment.trial import device_called
 from tests.errors.row import Place, Row
 from tests.ranks.sharded_jobs import Mixes
@@ -105,6 +106,11 @@ def narrow() -> Net:
 def growth(at: Place) -> None:
     with group():
         grow(fully_shard(narrow()), 4)  # pyright: ignore[reportArgumentType]
+
+
+def copied(at: Place) -> None:
+    with group():
+        Snapshot().take(fully_shard(narrow()))  # pyright: ignore[reportArgumentType]
 
 
 def cut_otherwise(at: Place) -> None:
@@ -196,6 +202,13 @@ RANKS = [
         "the head 'head' must grow to 4 classes, but fully_shard cut it into parts: shard the body only, "
         "fully_shard(model.body), or make the head wide enough before",
         growth,
+    ),
+    Row(
+        "a copy of a model in parts, as teachers and fresh starts are",
+        BadSetting,
+        "of body.0.weight each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole weights: "
+        "train this method without fully_shard",
+        copied,
     ),
     Row(
         "weights that are cut in another way",

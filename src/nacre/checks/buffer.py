@@ -37,16 +37,18 @@ def bounded(case: Case) -> None:
 
 @check(is_memory)
 def keeps_what_it_promises(case: Case) -> None:
-    """A uniform memory holds each row with probability capacity / seen; a balanced one differs by one row a class at most."""
+    """A uniform memory holds a row with probability capacity / seen; a balanced one differs by one row a class or task."""
     promise = case.part.promises
-    if promise == "balanced":
+    if promise.startswith("balanced"):
         memory = _small(case, seed=case.seed)
-        y = torch.tensor([0] * 40 + [1] * 10 + [2] * 5)[torch.randperm(55, generator=dice(case.seed, "order"))]
-        memory.add(Batch(torch.zeros(55, 1), y))
-        counts = memory.draw(CAPACITY).y.bincount(minlength=3)
-        spread = int(counts.max() - counts.min())
+        groups = torch.tensor([0] * 40 + [1] * 10 + [2] * 5)[torch.randperm(55, generator=dice(case.seed, "order"))]
+        by_task, other = promise == "balanced by task", torch.arange(55) % 2
+        memory.add(Batch(torch.zeros(55, 1), other if by_task else groups, task=groups if by_task else other))
+        past = memory.draw(CAPACITY)
+        counts = (past.task if by_task else past.y).bincount(minlength=3)
+        spread, kind = int(counts.max() - counts.min()), "tasks" if by_task else "classes"
         case.holds(
-            spread <= 1, "classes' counts differ by one at most", f"they are {counts.tolist()}", "first come first kept"
+            spread <= 1, f"{kind}' counts differ by one at most", f"they are {counts.tolist()}", "first come first kept"
         )
     elif promise == "uniform":
         held = torch.zeros(3 * CAPACITY)

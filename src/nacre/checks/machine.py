@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.method import trains
 from ..core.rows import TensorRows
+from ..core.snapshot import Snapshot
 from ..core.state import Stateful
 from ..core.stream import Experience
 from ..learner import Learner
@@ -157,8 +158,8 @@ def _cast(stream: Stream, dtype: torch.dtype) -> Stream:
 
 
 def _low_precision(part: Any, place: str = "") -> str:
-    """The first floating tensor of a part's state that has less than 32 bits; rows of the past keep their own type."""
-    if isinstance(part, Block):
+    """The first floating tensor of a part's state that has less than 32 bits; copies of rows and of weights keep their own."""
+    if isinstance(part, (Block, Snapshot)):
         return ""
     for f in fields(part):
         value = getattr(part, f.name, None)

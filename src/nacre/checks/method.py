@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import NacreError, TooFewRows
 from ..core.method import Method, trains
 from ..core.model import grow
-from ..core.rows import TensorRows
+from ..core.rows import Chain, TensorRows
 from ..core.stream import Experience, Task
 from ..learner import Learner, Listener
 from .check import Case, Skipped, check
@@ -156,7 +156,8 @@ def no_peeking(case: Case) -> None:
     allowed: set[int] = set()
     view.store.read.clear()
     for met in who.learn(stream):
-        allowed |= {v.piece for v in (met.task.train,) if isinstance(v, View)}
+        rows = met.task.train.parts if isinstance(met.task.train, Chain) else (met.task.train,)
+        allowed |= {v.piece for v in rows if isinstance(v, View)}
         strange = view.store.read - allowed
         case.holds(
             not strange,

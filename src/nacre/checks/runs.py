@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .. import checkpoint
 from ..core.dice import dice
 from ..core.method import Method, compose, leaves, parts_of, trains
+from ..core.method import as_met as given_to
 from ..core.model import bare
 from ..core.optim import MadeOptimizer
 from ..core.rows import Batch
 from ..core.rule import Rule
-from ..core.stream import Experience, Joined
+from ..core.stream import Experience, experiences
 from ..learner import Learner, Listener, Stage
 from .worlds import SEED, VECTORS, View, World
 
@@ -66,8 +67,8 @@ def joins(part: Rule) -> bool:
 
 
 def as_met(part: Rule, stream: Stream) -> Stream:
-    """The experiences as this part meets them: one for what joins all."""
-    return [Joined(stream)[0]] if joins(part) else stream
+    """The experiences as this part meets them: joined or accumulated where it asks for that."""
+    return list(experiences(given_to(stream, part)))
 
 
 def tests_of(stream: Stream) -> Batch:

@@ -67,8 +67,19 @@ def keep(share: float, count: int, device: torch.device | str, *position: int | 
 
 
 def seed_global(*position: int | str) -> None:
-    """Seed the global generators that dropout and module initialisation draw from."""
-    torch.manual_seed(mix(*position))
+    """Seed the global generators that dropout and module initialisation draw from.
+
+    Of accelerators only those that are in use: `torch.manual_seed` notes the stack for each of the others, which takes longer
+    than a step of a small model, and keeps the notes.
+    """
+    seed = mix(*position)
+    torch.default_generator.manual_seed(seed)
+    for kind in ("cuda", "xpu"):
+        device = getattr(torch, kind)
+        if device.is_initialized():
+            device.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def _logical_shift(word: Tensor, by: int) -> Tensor:

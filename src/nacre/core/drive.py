@@ -2,7 +2,7 @@
 
 One step: take rows (raw) -> `shape_batch` -> augment -> forward -> `shape_logits` -> `objective` + `loss` -> backward ->
 `shape_grads` -> optimizer -> `shape_weights` -> `resting` -> `after_step`. One stage: grow the head -> `prepare` ->
-`begin_stage` -> `prepare` -> the optimizer is made -> modes are set -> steps -> `end_stage`.
+`begin_stage` -> `prepare` -> `shape_rows` -> the optimizer is made -> modes are set -> steps -> `end_stage`.
 
 Where several ranks learn together, each calls the model on its own rows of a step; gradients, running statistics and the loss
 are averaged at the end of the step's last backward pass, and `after_step` hears the rows of all.
@@ -106,6 +106,7 @@ class Drive:
         self.task = replace(
             task, device=str(self.device), augment=self._seen_at, outputs=self._outputs, objective=self._objective
         )
+        self.rows = task.train  # what is trained on, once the stage has begun
         self.place = (seed or 0, task.index, task.stage)
         self.classes = 0  # how many the rows of a task that announces none have shown so far
         self.world = ranks.world()
@@ -125,6 +126,7 @@ class Drive:
         self.found = [(m, m.training) for m in self.model.modules()]
         with ExitStack() as stack:  # undone if anything below fails
             self._begin()
+            self.rows = self.method.shape_rows(self.task.train, self.task)
             if self.given is not None:
                 named = trainable(self.model, self.method)
                 self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
@@ -133,6 +135,7 @@ class Drive:
                     self.reducer = Reducer([p for group in self.optimizer.param_groups for p in group["params"]])
                     stack.callback(self.optimizer.register_step_pre_hook(self.reducer.before_step).remove)
                 self.site = stack.enter_context(hooked(self.method, self.optimizer, self.model, named, self.start))
+                self.site.task = self.task
                 if left_out := [n for n in named if n.startswith("parts.") and n not in self.site.params]:
                     raise BadSetting(
                         f"the optimizer was made before and does not hold {', '.join(left_out)}: give Drive a function from "
@@ -190,20 +193,21 @@ class Drive:
             self.model.zero_grad()
 
     def order(self, epoch: int, size: int | None = None) -> Tensor:
-        """The positions of the task's rows in the order in which this epoch takes them, in batches of `size`.
+        """The positions of the rows that are trained on, in the order in which this epoch takes them in batches of `size`.
 
         Rows of like length share a batch, where they know how long they are and their order is drawn.
         """
-        order = torch.arange(self.task.rows)
-        if not self.task.ordered:
-            order = torch.randperm(self.task.rows, generator=dice(*self.place, epoch, "order"))
-            lengths = lengths_of(self.task.train)
-            if size is not None and lengths is not None:
+        rows = len(self.rows) if self.rows is not None else 0
+        if self.task.ordered and self.rows is self.task.train:
+            order = torch.arange(rows)
+        else:
+            order = torch.randperm(rows, generator=dice(*self.place, epoch, "order"))
+            if size is not None and (lengths := lengths_of(self.rows)) is not None:
                 order = bucketed(order, lengths, size, dice(*self.place, epoch, "buckets"))
         return self.method.shape_order(order, self.task, epoch)
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
-        """The task's rows of one epoch, shuffled, as raw batches on the model's device, from batch `start` on.
+        """The rows of one epoch, shuffled, as raw batches on the model's device, from batch `start` on.
 
         `size` counts the rows of all ranks; each is given its own part, which may be empty in the last batch.
         """
@@ -212,15 +216,15 @@ class Drive:
 
     def steps(self, epoch: int, size: int, start: int = 0, accumulate: int = 1) -> Iterator[list[Batch]]:
         """The same, each step's rows cut into `accumulate` micro-batches (of this rank); give each to `loss`."""
-        if self.task.train is None:
+        if self.rows is None:
             return
         order = self.order(epoch, size)
-        pass_over(self.task.train, order[: start * size])
+        pass_over(self.rows, order[: start * size])
         for low in range(start * size, len(order), size):
             step = order[low : low + size]
             if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
                 check_norms(self.task, self.model)  # on all ranks
-            pieces = cut(self.task.train, step, accumulate, self.device, self.in_parts)
+            pieces = cut(self.rows, step, accumulate, self.device, self.in_parts)
             for piece in pieces if not self.task.border else ():
                 self.admit(piece.y)
             yield pieces

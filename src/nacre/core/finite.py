@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,6 +71,8 @@ class Guard:
         """After the backward pass and before the optimizer steps."""
         step = self.site.step + 1
         if self.mode == "stop":
+            if self.every == 1 and math.isfinite(float(loss)):
+                return None  # where nobody waits for it a look costs less than noting it down
             self.bad = torch.where((self.bad == 0) & ~loss.isfinite(), step, self.bad)
             return self._in_loss(loss, rows) if step % self.every == 0 else None
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from .errors import BadSetting
 from .model import Outputs, forward, mean_loss
 from .paper import Fidelity, Paper
-from .rows import Batch
+from .rows import Batch, Rows
 from .rule import Rule, Site
 from .shards import over_parts
 from .state import Tensors
-from .stream import Task
+from .stream import Accumulated, Joined, Stream, Task
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Method(Rule):
         paper: Where the method comes from.
         fidelity: How sure we are that it is what was published.
         joins: Whether the method is trained on the whole stream at once, as bounds are.
+        accumulates: Whether each task brings it the rows of all tasks before, too.
         keeps: How the bytes of its state go with the length of the stream, beside what follows the head: `"constant"`,
             `"per class"` (the same after many tasks of the same classes), or `"per task"`.
     """
@@ -38,10 +39,11 @@ class Method(Rule):
     paper: ClassVar[Paper | None] = None
     fidelity: ClassVar[Fidelity] = "faithful"
     joins: ClassVar[bool] = False
+    accumulates: ClassVar[bool] = False
     keeps: ClassVar[Literal["constant", "per class", "per task"]] = "constant"
     TASK_HOOKS: ClassVar[tuple[str, ...]] = (
-        "prepare", "begin_stage", "shape_order", "shape_batch", "shape_logits", "objective", "loss", "after_step",
-        "end_stage",
+        "prepare", "begin_stage", "shape_rows", "shape_order", "shape_batch", "shape_logits", "objective", "loss",
+        "after_step", "end_stage",
     )  # fmt: skip
 
     parts: nn.ModuleDict = field(init=False, repr=False, compare=False, default_factory=nn.ModuleDict)
@@ -55,8 +57,16 @@ class Method(Rule):
     def begin_stage(self, model: nn.Module, task: Task) -> None:  # each, in order
         """Read the task, change state; the optimizer does not exist yet."""
 
+    def shape_rows(self, rows: Rows | None, task: Task) -> Rows | None:  # pipe
+        """The rows that the stage trains on: the task's, others beside them, or others in their place.
+
+        Asked once the stage has begun, and again where it is resumed, so it must follow from state that rests until the stage
+        ends. Rows that are not the task's own carry a `source` other than 0.
+        """
+        return rows
+
     def shape_order(self, order: Tensor, task: Task, epoch: int) -> Tensor:  # pipe
-        """Which rows, in which order: (rows,) positions, equally many in every epoch."""
+        """Which of these rows, in which order: (rows,) positions, equally many in every epoch."""
         return order
 
     def shape_batch(self, batch: Batch) -> Batch:  # pipe
@@ -129,6 +139,9 @@ class Composed(Method):
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         for m in self.methods:
             m.begin_stage(model, task)
+
+    def shape_rows(self, rows: Rows | None, task: Task) -> Rows | None:
+        return reduce(lambda r, m: m.shape_rows(r, task), self.methods, rows)
 
     def shape_order(self, order: Tensor, task: Task, epoch: int) -> Tensor:
         return reduce(lambda o, m: m.shape_order(o, task, epoch), self.methods, order)
@@ -203,7 +216,10 @@ def compose(*members: Rule) -> Composed:
     return Composed(members=tuple(leaf for m in members for leaf in leaves(m)))
 
 
-TRAINING = ("objective", "loss", "shape_batch", "shape_logits", "shape_grads", "shape_weights", "resting", "after_step")
+TRAINING = (
+    "shape_rows", "objective", "loss", "shape_batch", "shape_logits", "shape_grads", "shape_weights", "resting",
+    "after_step",
+)  # fmt: skip
 READING = ("begin_stage", "end_stage", "predict")
 
 
@@ -211,6 +227,16 @@ def trains(method: Rule) -> bool:
     """Whether a stage of this method needs an optimizer: one that only reads the model does not."""
     bound = any(part.joins for part in leaves(method) if isinstance(part, Method))
     return bound or any(map(method.overrides, TRAINING)) or not any(map(method.overrides, READING))
+
+
+def as_met(stream: Stream, *rules: Rule) -> Stream:
+    """A stream as these methods are given it: as one task where one of them joins all, accumulated, or as it is."""
+    parts = [part for rule in rules for part in leaves(rule) if isinstance(part, Method)]
+    if any(part.joins for part in parts):
+        return stream if isinstance(stream, Joined) else Joined(stream)
+    if any(part.accumulates for part in parts):
+        return stream if isinstance(stream, Accumulated) else Accumulated(stream)
+    return stream
 
 
 def leaves(rule: Rule) -> Iterator[Rule]:

@@ -13,14 +13,14 @@ from .stream import Task
 
 
 def check_labels(task: Task, batch: Batch) -> None:
-    """The first labels are among the task's classes.
+    """The first labels of the task's own rows are among its classes.
 
     Raises:
         BadData: they are not.
     """
     known = task.classes
     if known and batch.y.ndim == 1 and not batch.y.is_floating_point() and len(batch):
-        strange = sorted(set(batch.y.tolist()) - set(known))
+        strange = sorted(set(batch.y[batch.own()].tolist()) - set(known))
         if strange:
             raise BadData(
                 f"task {task.index} has classes {list(known)[:9]}, but its rows carry {strange[:9]}: name them all"

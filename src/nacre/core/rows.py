@@ -41,7 +41,7 @@ class Batch:
     Attributes:
         x: Inputs, (rows, ...), or a mapping of such (token ids and their mask).
         y: Labels: class ids (rows,), token ids (rows, tokens) with -100 for none, or float targets.
-        ids: (rows,) position in the task's training rows; -1 = none.
+        ids: (rows,) position in the rows that are trained on; -1 = none.
         source: (rows,) where a row comes from: 0 = the stream, k = the k-th memory of the composition.
         weight: (rows,) factor of each row's loss.
         task: (rows,) task id; None = hidden.
@@ -207,7 +207,8 @@ class Chain:
         for k, rows in enumerate(self.parts):
             here = (part_of == k).nonzero().flatten()
             if len(here):
-                pieces.append(rows.take(index[here] - (int(ends[k]) - len(rows))))
+                piece = rows.take(index[here] - (int(ends[k]) - len(rows)))
+                pieces.append(piece.to(pieces[0].y.device) if pieces else piece)
                 places.append(here)
         if not pieces:
             return self.parts[0].take(index)

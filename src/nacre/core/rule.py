@@ -3,6 +3,8 @@
 To control how far a parameter moves, a rule acts on the step that was taken, not on the gradient: weight decay and momentum
 move entries whose gradient is zero, and Adam divides a constant factor out again. So what shall rest is put back after the
 step, bit for bit, under any optimizer.
+
+It is over 300 lines because what happens around a step is told in one place.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from .kept import Kept
 from .model import bare
 from .shards import explained, local, norm
 from .state import Stateful, Tensors
+from .stream import Task
 
 COPIES = {"z", "ax", "master", "master_param", "slow_buffer", "slow_params", "lookahead_slow_buff"}
 """Optimizer state that is itself weights: schedule-free's `z`, ASGD's `ax`, fp32 masters. It rests with them."""
@@ -40,6 +43,7 @@ class Site:
         rule: The whole composition.
         step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
+        task: What is being learned, as methods are given it; None where a rule is attached to a loop of somebody's own.
     """
 
     model: nn.Module
@@ -48,6 +52,7 @@ class Site:
     rule: Rule
     step: int = 0
     took_effect: bool = True
+    task: Task | None = None
     looked: Any = None
     group_of: dict[int, dict[str, Any]] = field(default_factory=dict)
 

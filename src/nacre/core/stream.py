@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -83,6 +83,25 @@ def experiences(stream: Stream) -> Iterator[Experience]:
             return
         yield met
         index += 1
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """A stream in which each experience also brings the training rows of all before it: what cumulative training is given.
+
+    Its test sets are its own. Experiences are made anew when they are asked for, so nothing is kept.
+    """
+
+    stream: Stream
+
+    def __getitem__(self, index: int) -> Experience:
+        last = self.stream[index]
+        met = [*(self.stream[i] for i in range(index)), last]
+        rows = tuple(e.task.train for e in met if e.task.train is not None)
+        classes = tuple(sorted({c for e in met for c in e.task.classes}))
+        owners = tuple((e.task.classes, e.task.task_id) for e in met if e.task.classes)
+        task = replace(last.task, train=Chain(rows) if rows else None, classes=classes, task_id=None, owners=owners)
+        return Experience(task, last.tests)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..catalogue import find, inner_class, make, placed
 from ..core import ranks
 from ..core.drive import MakeOptimizer
 from ..core.errors import BadData, BadSetting
-from ..core.method import Method, compose, leaves
+from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
 from ..data import Source, augmentation, load, without_test_rows
@@ -39,7 +39,7 @@ class Trial:
         seed: Draws everything that is drawn.
         source: The data.
         split: The stream as described.
-        stream: The stream as learned: its rows arrive as the config says, and it is one experience where a method joins all.
+        stream: The stream as learned: its rows arrive as the config says, joined or accumulated where a method asks for it.
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
         arrival: How rows arrive.
@@ -129,14 +129,15 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
     features = None
     if config.backbone.cache == "auto" and split.brings != "all" and always_the_same(stages, config.backbone.frozen):
         features = Features(model, body, source, run.precision, run.deterministic, known)
-    learned = arriving(split if features is None else Read(split, features), told.arrival, seed)
-    joins = any(part.joins for s in stages for part in leaves(s.method) if isinstance(part, Method))
-    made = Trial(seed, source, split, Joined(learned) if joins else learned, body, learner, told.arrival)
+    met = split if features is None else Read(split, features)
+    learned = as_met(arriving(met, told.arrival, seed), *(s.method for s in stages))
+    made = Trial(seed, source, split, learned, body, learner, told.arrival)
     made.features, made.read_as = features, read_as(body, source)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
-        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None:
+        others = s.method.overrides("shape_rows")  # which may be met as often as one likes
+        if told.arrival != "offline" and s.optimizer is not None and s.epochs > 1 and s.steps is None and not others:
             raise BadSetting(
                 f"stage.{i}: epochs = {s.epochs}, but the rows of a stream with arrival = {told.arrival!r} are met once: set "
                 "epochs = 1"

@@ -1,7 +1,7 @@
 """Class statistics of features: all that closed-form heads keep of the past, and with which backbone it was taken.
 
 Shapes: features (rows, width); per class a count, a mean (width,) and a covariance, full (width, width) or a low-rank
-factor (rank, width) with what is left over spread evenly.
+factor (rank, width) with what is left over spread evenly; or one covariance for all classes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ class ClassStatistics(Stateful):
 
     Merging two groups of n and m rows whose means differ by d adds n m / (n + m) d d' to the sum of the scatters. With
     `"low_rank"` the scatter S is kept as factor' factor of the leading directions plus the trace that they leave over; the
-    merge is exact as long as the rank suffices and keeps count, mean and trace exactly always.
+    merge is exact as long as the rank suffices and keeps count, mean and trace exactly always. With `"shared"` one scatter is
+    kept, the sum of those of all classes around their own means.
 
     Statistics are only as good as the backbone they were taken with: `taken` holds its fingerprint for each task.
     """
 
-    covariance: Literal["low_rank", "full", "none"] = setting("low_rank", "what is kept of each class's covariance")
+    covariance: Literal["low_rank", "full", "shared", "none"] = setting(
+        "low_rank", "what is kept of the covariance: of each class, one for all, or nothing"
+    )
     rank: int = setting(20, "leading directions kept per class by low_rank", low=1)
     count: Tensor = state(lambda: torch.zeros(0, dtype=torch.float64))  # (classes,)
     mean: Tensor | None = state(lambda: None)  # (classes, width)
     scatter: Tensor | None = state(lambda: None)  # full: (classes, width, width)
     factor: Tensor | None = state(lambda: None)  # low rank: (classes, rank, width)
     left: Tensor | None = state(lambda: None)  # low rank: (classes,) trace beyond the factor
+    pooled: Tensor | None = state(lambda: None)  # shared: (width, width) scatter within all classes
     owner: list[int] = state(list)  # the task id of each class, -1 = not told, or several tasks have it
     taken: dict[str, str] = state(dict)  # task -> the backbone's fingerprint when its statistics were taken
 
@@ -66,8 +70,8 @@ class ClassStatistics(Stateful):
 
     def covariance_of(self, c: int) -> Tensor:
         """The sample covariance of class c, (width, width)."""
-        if self.mean is None or self.covariance == "none":
-            raise BadSetting('no covariance is kept: set covariance = "low_rank" or "full"')
+        if self.mean is None or self.covariance in ("shared", "none"):
+            raise BadSetting('no covariance of a class is kept: set covariance = "low_rank" or "full"')
         scale = max(float(self.count[c]) - 1, 1.0)
         if self.scatter is not None:
             return self.scatter[c] / scale
@@ -95,6 +99,8 @@ class ClassStatistics(Stateful):
         )  # spread' spread is what the scatter gains
         self.count[c] += m
         self.mean[c] += gap * (m / (n + m))
+        if self.pooled is not None:
+            self.pooled += spread.T @ spread
         if self.scatter is not None:
             self.scatter[c] += spread.T @ spread
         elif self.factor is not None and self.left is not None:
@@ -109,6 +115,8 @@ class ClassStatistics(Stateful):
             self.count, self.mean = self.count.to(like), like.new_zeros(0, width)
             if self.covariance == "full":
                 self.scatter = like.new_zeros(0, width, width)
+            elif self.covariance == "shared":
+                self.pooled = like.new_zeros(width, width)
             elif self.covariance == "low_rank":
                 self.factor, self.left = like.new_zeros(0, min(self.rank, width), width), like.new_zeros(0)
         more = classes - len(self.count)

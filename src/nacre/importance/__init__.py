@@ -1,6 +1,8 @@
 """Which weights matter: per-entry scores and choices by them."""
 
 from .fisher import fisher
+from .path import PathIntegral, summed
 from .select import top_share
+from .sensitivity import sensitivity
 
-__all__ = ["fisher", "top_share"]
+__all__ = ["PathIntegral", "fisher", "sensitivity", "summed", "top_share"]

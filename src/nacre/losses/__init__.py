@@ -1,6 +1,16 @@
 """Losses: functions of tensors."""
 
 from .contrastive import supervised_info_nce
-from .quadratic import quadratic
+from .distillation import distillation, sigmoid_targets, stored_logits, weighted_mean
+from .quadratic import add_slopes, anchored, quadratic
 
-__all__ = ["quadratic", "supervised_info_nce"]
+__all__ = [
+    "add_slopes",
+    "anchored",
+    "distillation",
+    "quadratic",
+    "sigmoid_targets",
+    "stored_logits",
+    "supervised_info_nce",
+    "weighted_mean",
+]

@@ -1,8 +1,25 @@
 """What is remembered: rows of the past, in bounded memory."""
 
-from .balanced import ClassBalanced
+from .balanced import ClassBalanced, Greedy, TaskBalanced
 from .block import Block, fields_of, replayed
-from .memory import Memory
+from .herding import Herding, herd
+from .kinds import AnyMemory
+from .memory import Memory, part
 from .reservoir import Reservoir
+from .ring import Ring
 
-__all__ = ["Block", "ClassBalanced", "Memory", "Reservoir", "fields_of", "replayed"]
+__all__ = [
+    "AnyMemory",
+    "Block",
+    "ClassBalanced",
+    "Greedy",
+    "Herding",
+    "Memory",
+    "Reservoir",
+    "Ring",
+    "TaskBalanced",
+    "fields_of",
+    "herd",
+    "part",
+    "replayed",
+]

@@ -1,21 +1,72 @@
-"""An equal share of the memory for every class."""
+"""An equal share of the memory for every class, or for every task."""
 
 from __future__ import annotations
 
-from bisect import insort
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.dice import dice
+from ..core.rows import Batch
 from ..core.state import scratch, state
-from .memory import Memory
+from ..core.stream import Task
+from .held import Held
+from .memory import Memory, Promise
 
 
 @dataclass
-class ClassBalanced(Memory):
+class _Balanced(Memory):
+    """Keeps every row while there is room; then a row of a smaller group takes the place of one of a largest group."""
+
+    labels: list[int] = state(list)  # the group in each slot
+    held: Held | None = scratch()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _slots_for(self, groups: Tensor) -> list[int | None]:
+        drawn = torch.rand(len(groups), 2, generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
+        return [self._slot(g, admit, place) for g, (admit, place) in zip(groups.tolist(), drawn, strict=True)]
+
+    def _slot(self, group: int, admit: float, place: float) -> int | None:
+        """The slot that a row of this group takes, or None; `admit` and `place` are uniform in [0, 1)."""
+        held = self._sorted()
+        if len(self.labels) < self.capacity:
+            self.labels.append(group)
+            held.put(group, len(self.labels) - 1)
+            return len(self.labels) - 1
+        if not self._grows(group, held):
+            return self._own_slot(group, held.slots.get(group, []), admit, place)
+        slot = held.among_largest(place)
+        held.take(self.labels[slot], slot)
+        held.put(group, slot)
+        self.labels[slot] = group
+        return slot
+
+    @abstractmethod
+    def _grows(self, group: int, held: Held) -> bool:
+        """Whether the next row of this group takes the place of another group's, now that there is no room."""
+
+    def _own_slot(self, group: int, mine: list[int], admit: float, place: float) -> int | None:
+        """Which row of its own group it replaces, if any."""
+        return None
+
+    def _sorted(self) -> Held:
+        if self.held is None:
+            self.held = self._fresh()
+            for slot, group in enumerate(self.labels):
+                self.held.put(group, slot)
+        return self.held
+
+    def _fresh(self) -> Held:
+        return Held([])
+
+
+@dataclass
+class ClassBalanced(_Balanced):
     """Keeps a sample in which the classes' counts differ by at most one, as far as enough rows of each came by.
 
     While there is room every row is kept. Then a row of a class that never was among the largest takes the place of a random
@@ -24,98 +75,75 @@ class ClassBalanced(Memory):
 
     Paper: Chrysakis and Moens 2020, Online Continual Learning from Imbalanced Data (ICML), class-balancing reservoir.
 
-    >>> from nacre.core.rows import Batch
     >>> memory = ClassBalanced(capacity=4)
     >>> memory.add(Batch(torch.arange(9.0)[:, None], torch.tensor([0] * 6 + [1] * 3)))
     >>> sorted(memory.draw(4).y.tolist())
     [0, 0, 1, 1]
     """
 
-    promises: ClassVar[Literal["uniform", "balanced", ""]] = "balanced"
+    promises: ClassVar[Promise] = "balanced"
 
-    labels: list[int] = state(list)  # the class in each slot
-    met: dict[str, int] = state(dict)  # class -> rows seen
-    full: list[int] = state(list)  # classes that were among the largest once the memory was full
-    held: _Held | None = scratch()
+    met: dict[str, int] = state(dict)  # group -> rows seen
+    full: list[int] = state(list)  # groups that were among the largest once the memory was full
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def _slot(self, group: int, admit: float, place: float) -> int | None:
+        self.met[str(group)] = self.met.get(str(group), 0) + 1
+        return super()._slot(group, admit, place)
 
-    def _slots_for(self, labels: Tensor) -> list[int | None]:
-        drawn = torch.rand(len(labels), 2, generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
-        return [self._slot(c, admit, place) for c, (admit, place) in zip(labels.tolist(), drawn, strict=True)]
-
-    def _slot(self, label: int, admit: float, place: float) -> int | None:
-        """The slot that a row of this class takes, or None; `admit` and `place` are uniform in [0, 1)."""
-        held = self._sorted()
-        self.met[str(label)] = self.met.get(str(label), 0) + 1
-        if len(self.labels) < self.capacity:
-            self.labels.append(label)
-            held.put(label, len(self.labels) - 1)
-            return len(self.labels) - 1
+    def _grows(self, group: int, held: Held) -> bool:
         self.full += held.newly_largest()
-        if label in held.full:
-            mine = held.slots.get(label, [])
-            return mine[int(place * len(mine))] if mine and admit < len(mine) / self.met[str(label)] else None
-        slot = held.among_largest(place)
-        held.take(self.labels[slot], slot)
-        held.put(label, slot)
-        self.labels[slot] = label
-        return slot
+        return group not in held.full
 
-    def _sorted(self) -> _Held:
-        if self.held is None:
-            self.held = _Held(self.full)
-            for slot, label in enumerate(self.labels):
-                self.held.put(label, slot)
-        return self.held
+    def _own_slot(self, group: int, mine: list[int], admit: float, place: float) -> int | None:
+        return mine[int(place * len(mine))] if mine and admit < len(mine) / self.met[str(group)] else None
+
+    def _fresh(self) -> Held:
+        return Held(self.full)
 
 
-class _Held:
-    """Which slots each class holds, in an order that only depends on what is held: a resumed memory draws the same."""
+@dataclass
+class TaskBalanced(ClassBalanced):
+    """Keeps a sample in which the tasks' counts differ by at most one, as far as enough rows of each came by.
 
-    def __init__(self, full: list[int]):
-        self.slots: dict[int, list[int]] = {}  # class -> its slots, ascending
-        self.by_size: dict[int, list[int]] = {}  # number of slots -> classes, ascending
-        self.full = set(full)
-        self.largest = 0
-        self.changed = True  # whether other classes may be the largest now
+    As the class-balanced memory, with tasks in the place of classes. A row's task is its task id where the stream tells it,
+    else the experience that the method said it is in.
 
-    def put(self, label: int, slot: int) -> None:
-        mine = self.slots.setdefault(label, [])
-        self._leave(label, len(mine))
-        insort(mine, slot)
-        insort(self.by_size.setdefault(len(mine), []), label)
-        self.largest = max(self.largest, len(mine))
-        self.changed |= len(mine) == self.largest
+    >>> memory = TaskBalanced(capacity=4)
+    >>> for i in range(2):
+    ...     memory.begin(Task(i))
+    ...     memory.add(Batch(torch.arange(6.0)[:, None] + 10 * i, torch.arange(6)))
+    >>> (memory.draw(4).x[:, 0] >= 10).sum().item()
+    2
+    """
 
-    def take(self, label: int, slot: int) -> None:
-        mine = self.slots[label]
-        self._leave(label, len(mine))
-        mine.remove(slot)
-        if mine:
-            insort(self.by_size.setdefault(len(mine), []), label)
-        if self.largest not in self.by_size:
-            self.largest = max(self.by_size, default=0)
-            self.changed = True
+    promises: ClassVar[Promise] = "balanced by task"
 
-    def newly_largest(self) -> list[int]:
-        """The largest classes that were not among the largest before."""
-        if not self.changed:
-            return []
-        self.changed = False
-        fresh = [c for c in self.by_size.get(self.largest, []) if c not in self.full]
-        self.full.update(fresh)
-        return fresh
+    experience: int = state(int)  # where the stream stands
 
-    def among_largest(self, place: float) -> int:
-        """One of the largest classes' slots, `place` of the way through them."""
-        number = int(place * self.largest * len(self.by_size[self.largest]))
-        return self.slots[self.by_size[self.largest][number // self.largest]][number % self.largest]
+    def begin(self, task: Task) -> None:
+        self.experience = task.index
 
-    def _leave(self, label: int, size: int) -> None:
-        if size:
-            peers = self.by_size[size]
-            peers.remove(label)
-            if not peers:
-                del self.by_size[size]
+    def _groups(self, batch: Batch) -> Tensor:
+        here = torch.full((len(batch),), self.experience, device=batch.y.device)
+        return here if batch.task is None else torch.where(batch.task >= 0, batch.task, here)
+
+
+@dataclass
+class Greedy(_Balanced):
+    """Keeps the first rows of each class, equally many.
+
+    While there is room every row is kept. Then a row of a class that holds at least two rows fewer than a largest one takes
+    the place of a random row of a largest class, and every other row is passed over.
+
+    Paper: GDumb: A Simple Approach that Questions Our Progress in Continual Learning (ECCV 2020), the balancing sampler.
+
+    >>> memory = Greedy(capacity=4)
+    >>> memory.add(Batch(torch.arange(9.0)[:, None], torch.tensor([0] * 6 + [1] * 3)))
+    >>> sorted(memory.draw(4).x[:, 0].tolist())[2:]
+    [6.0, 7.0]
+    """
+
+    promises: ClassVar[Promise] = "balanced"
+
+    def _grows(self, group: int, held: Held) -> bool:
+        return len(held.slots.get(group, [])) <= held.largest - 2

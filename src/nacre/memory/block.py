@@ -40,16 +40,26 @@ class Block(Stateful):
         """Put rows, one for each slot and all slots different, into their places; fields they lack read as none."""
         for name in self.kept.keys() - rows.keys():
             self.kept[name][slots.to(self.kept[name].device)] = _none(name, self.kept[name])
+        self.fill(slots, rows, capacity)
+
+    def fill(self, slots: Tensor, rows: Tensors, capacity: int) -> None:
+        """Put some fields of rows into their places; the other fields stay."""
         for name, value in rows.items():
             kept = self.kept[name] = _room(name, self.kept.get(name), value, capacity)
             here = slots.to(kept.device)
-            if kept.shape[1:] != value.shape[1:]:
+            if kept.shape[1:] == value.shape[1:]:
+                kept.index_copy_(0, here, value.to(kept))
+            else:
                 kept[here] = _none(name, value)
-            kept[(here, *map(slice, value.shape[1:]))] = value
+                kept[(here, *map(slice, value.shape[1:]))] = value.to(kept)
+
+    def rows(self, slots: Tensor) -> Tensors:
+        """The fields of these slots as copies."""
+        return {n: t[slots.to(t.device)] for n, t in self.kept.items()}
 
     def read(self, slots: Tensor) -> Batch:
         """The rows of these slots as copies; fields of methods ride in `extra`."""
-        rows = {n: t[slots.to(t.device)] for n, t in self.kept.items()}
+        rows = self.rows(slots)
         x: Any = rows.pop("x", None)
         if x is None:
             x = {n[2:]: rows.pop(n) for n in list(rows) if n.startswith("x.")}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.dice import dice
-from .memory import Memory
+from .memory import Memory, Promise
 
 
 @dataclass
@@ -26,13 +26,12 @@ class Reservoir(Memory):
     (3, 3)
     """
 
-    promises: ClassVar[Literal["uniform", "balanced", ""]] = "uniform"
+    promises: ClassVar[Promise] = "uniform"
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
 
-    def _slots_for(self, labels: Tensor) -> list[int | None]:
-        number = torch.arange(self.seen, self.seen + len(labels))
-        drawn = torch.rand(len(labels), generator=dice(self.seed, "add", self.seen), dtype=torch.float64)
-        slots = torch.where(number < self.capacity, number, (drawn * (number + 1)).long())
-        return [slot if slot < self.capacity else None for slot in slots.tolist()]
+    def _slots_for(self, groups: Tensor) -> list[int | None]:
+        drawn = torch.rand(len(groups), generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
+        slots = [n if n < self.capacity else int(u * (n + 1)) for n, u in enumerate(drawn, self.seen)]
+        return [slot if slot < self.capacity else None for slot in slots]

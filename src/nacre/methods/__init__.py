@@ -1,10 +1,38 @@
 """Published methods, one file each, named as their papers name them. The empty `Method` is plain fine-tuning."""
 
+from .agem import AGEM
+from .cumulative import Cumulative
+from .der import DER, DERpp
 from .er import ER
+from .er_ace import ERACE
 from .ewc import EWC
+from .gdumb import GDumb
+from .icarl import ICaRL
 from .joint import Joint
+from .lwf import LwF
+from .mas import MAS
 from .mist import MIST
 from .ranpac import RanPAC
+from .si import SI
 from .simplecil import SimpleCIL
+from .slda import SLDA
 
-__all__ = ["ER", "EWC", "MIST", "Joint", "RanPAC", "SimpleCIL"]
+__all__ = [
+    "AGEM",
+    "DER",
+    "ER",
+    "ERACE",
+    "EWC",
+    "MAS",
+    "MIST",
+    "SI",
+    "SLDA",
+    "Cumulative",
+    "DERpp",
+    "GDumb",
+    "ICaRL",
+    "Joint",
+    "LwF",
+    "RanPAC",
+    "SimpleCIL",
+]

@@ -19,7 +19,7 @@ from ..core.shards import part_of
 from ..core.state import Tensors, grown, setting, state
 from ..core.stream import Task
 from ..importance import fisher
-from ..losses import quadratic
+from ..losses import add_slopes, anchored
 
 
 @dataclass
@@ -30,6 +30,7 @@ class EWC(Method):
     (see `labels`), and a_k the weights after it. All tasks are folded into one quadratic with the same gradient, importance
     F = sum_k F_k and anchor a = sum_k F_k a_k / F, so a step costs the same after 2 tasks and after 200.
 
+    With `how = "gradient"` its gradient is added to that of the loss, without its value and after any clip, which costs less.
     With `how = "pull"` the same quadratic acts after the step instead, as its exact proximal move
     w <- w + s (a - w), s = r F / (1 + r F), r = learning rate * strength: it stays finite at any strength, and an adaptive
     optimizer does not rescale it. Rows that a head gained later have no memory: importance 0.
@@ -54,7 +55,9 @@ class EWC(Method):
     )
     rows: int = setting(200, "rows of a task that its Fisher information is taken of", low=1)
     decay: float = setting(1.0, "factor on older tasks' importance at each new task (gamma)", low=0.0, high=1.0)
-    how: Literal["loss", "pull"] = setting("loss", "as a loss term, or as an exact pull after each step")
+    how: Literal["loss", "gradient", "pull"] = setting(
+        "loss", "as a loss term, as its gradient, or as an exact pull after each step"
+    )
     seed: int = setting(0, "seeds the choice of rows and labels")
     importance: Tensors = state()  # F
     anchor: Tensors = state()  # a
@@ -62,18 +65,18 @@ class EWC(Method):
     @classmethod
     def examples(cls) -> Iterator[Method]:
         yield cls(rows=8)
+        yield cls(rows=8, how="gradient")
         yield cls(rows=8, how="pull")
 
     def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
-        if self.how == "pull" or not self.importance or not self.strength:
+        if self.how != "loss" or not self.importance or not self.strength:
             return 0.0
-        now = {n: p for n, p in model.named_parameters() if n in self.importance and p.requires_grad}
-        return quadratic(
-            list(now.values()),
-            [grown(self.importance[n], p) for n, p in now.items()],
-            [grown(self.anchor[n], p) for n, p in now.items()],
-            self.strength,
-        )
+        return anchored(dict(model.named_parameters()), self.importance, self.anchor, self.strength)
+
+    def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
+        if self.how == "gradient" and self.strength:
+            add_slopes(grads, site.params, self.importance, self.anchor, self.strength)
+        return grads
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
         if self.how == "pull" and self.strength:

@@ -1,0 +1,95 @@
+"""A copy of a model: what teachers are made of, and what a model is put back to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from .errors import BadSetting
+from .model import Outputs, bare, evaluating, forward
+from .rows import Batch
+from .shards import is_sharded
+from .state import Stateful, Tensors, state
+
+
+@dataclass
+class Snapshot(Stateful):
+    """The weights and buffers of a model as they were, kept as state.
+
+    It answers through the modules of the live model, which are lent its tensors: in eval mode, without a graph, and with as
+    many classes as its head had. A module that was put in later answers as it was when the snapshot first met it; what is put
+    into a model starts as the identity, so the answer stays what it was.
+
+    >>> model, rows = nn.Linear(2, 3), Batch(torch.ones(1, 2), torch.zeros(1))
+    >>> then = Snapshot()
+    >>> then.take(model)
+    >>> before = model(rows.x)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> torch.equal(then.answer(model, rows).logits, before), then.answer(model, rows).logits.requires_grad
+    (True, False)
+    """
+
+    tensors: Tensors = state()
+
+    @property
+    def taken(self) -> bool:
+        """Whether it is a copy of anything yet."""
+        return bool(self.tensors)
+
+    def take(self, model: nn.Module) -> None:
+        """Copy the model as it is now.
+
+        Raises:
+            BadSetting: each rank holds a part of its weights.
+        """
+        live = bare(model).state_dict()
+        if parts := [n for n, t in live.items() if is_sharded(t)]:
+            raise BadSetting(
+                f"of {parts[0]} each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole "
+                "weights: train this method without fully_shard"
+            )
+        self.tensors = {n: t.detach().clone() for n, t in live.items()}
+
+    def extend(self, model: nn.Module) -> None:
+        """Add what the model has gained since, as it is now: modules, and rows of a head; at first all of it."""
+        if not self.taken:
+            self.take(model)
+        for n, t in bare(model).state_dict().items():
+            kept = self.tensors.get(n)
+            if kept is None:
+                self.tensors[n] = t.detach().clone()
+            elif kept.ndim and len(kept) < len(t):
+                self.tensors[n] = torch.cat([kept, t.detach()[len(kept) :]])
+
+    @torch.no_grad()
+    def put_back(self, model: nn.Module) -> None:
+        """Make the model what it was; what it has gained since stays as it is."""
+        for n, t in bare(model).state_dict().items():
+            if n in self.tensors:
+                kept = self.tensors[n]
+                (t[: len(kept)] if kept.ndim else t).copy_(kept)
+
+    def answer(self, model: nn.Module, batch: Batch) -> Outputs:
+        """What the model answered for `batch` when it was copied."""
+        model = bare(model)
+        for n, t in model.state_dict().items():
+            if n not in self.tensors:
+                self.tensors[n] = t.detach().clone()
+        with evaluating(model), torch.no_grad():
+            return forward(_Lent(model, self.tensors), batch)
+
+
+class _Lent(nn.Module):
+    """A model that answers with other tensors than its own."""
+
+    def __init__(self, model: nn.Module, tensors: Tensors):
+        super().__init__()
+        self.model, self.tensors = model, tensors
+        self.takes_task = getattr(model, "takes_task", False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return functional_call(self.model, self.tensors, args, kwargs, tie_weights=False)
