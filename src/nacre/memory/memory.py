@@ -56,6 +56,11 @@ class Memory(Stateful, ABC):
         """The slots of the rows at these positions of what is held."""
         return index
 
+    @property
+    def hears_tasks(self) -> bool:
+        """Whether it must be told which task its rows come from, which no task-free stream does."""
+        return type(self).begin is not Memory.begin
+
     def begin(self, task: Task) -> None:
         """Hear that the rows which follow are of this task."""
 

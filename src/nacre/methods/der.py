@@ -63,6 +63,9 @@ class DER(Method):
     def examples(cls) -> Iterator[Method]:
         yield cls(rows=8, memory=Reservoir(capacity=20))
 
+    def overrides(self, hook: str) -> bool:
+        return super().overrides(hook) and (hook != "begin_stage" or self.memory.hears_tasks)
+
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self.memory.begin(task)
 

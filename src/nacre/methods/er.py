@@ -48,6 +48,11 @@ class ER(Method):
         yield cls(rows=8, memory=Reservoir(capacity=20))
         yield cls(rows=8, balance="tasks", memory=ClassBalanced(capacity=20))
 
+    def overrides(self, hook: str) -> bool:
+        return super().overrides(hook) and (
+            hook != "begin_stage" or self.balance == "tasks" or self.wait > 0 or self.memory.hears_tasks
+        )
+
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self.tasks += bool(task.rows)
         self.memory.begin(task)
