@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from worlds import Net, noise, stream
@@ -9,8 +11,9 @@ from worlds import Net, noise, stream
 from nacre.core.method import Method
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
+from nacre.core.stream import Task
 from nacre.learner import Learner, Stage
-from nacre.memory import ClassBalanced, Reservoir, replayed
+from nacre.memory import ClassBalanced, Greedy, Herding, Reservoir, Ring, TaskBalanced, replayed
 from nacre.methods import ER
 from nacre.metrics import Matrix, score
 
@@ -50,7 +53,38 @@ def test_class_balanced_counts_differ_by_at_most_one_and_stay_samples_of_their_c
     assert ((first[:40] - 1500 * 0.25).abs() / sigma).max() < 4
 
 
-@pytest.mark.parametrize("kind", [Reservoir, ClassBalanced])
+def filled(memory, *counts: int) -> torch.Tensor:
+    """The numbers of the rows held after so many rows of each class came by, class by class."""
+    for label, count in enumerate(counts):
+        memory.add(rows(1000 * label, count, label))
+    return memory.field("x").flatten().long()
+
+
+def test_a_greedy_memory_keeps_the_first_rows_of_each_class_equally_many():
+    """A plain reservoir, as one library has in its place, would hold 40 to 2 here."""
+    held = filled(Greedy(capacity=30), 400, 20, 20)
+    assert [(held // 1000 == c).sum().item() for c in range(3)] == [10, 10, 10]
+    assert (held % 1000)[held >= 1000].max() < 15 and held[held < 1000].max() < 30, "of the first that came"
+
+
+def test_a_ring_keeps_the_latest_rows_of_each_class():
+    held = filled(Ring(capacity=30), 400, 20, 20)
+    expected = [*range(390, 400), *range(1010, 1020), *range(2010, 2020)]
+    assert held.sort().values.tolist() == expected
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_task_balanced_counts_differ_by_at_most_one_whatever_the_classes_and_lengths(told):
+    memory, index = TaskBalanced(capacity=31), 0
+    for index, count in enumerate((200, 20, 100)):
+        memory.begin(Task(index))
+        batch = rows(1000 * index, count, 7)
+        memory.add(replace(batch, task=torch.full((count,), index)) if told else batch)
+        counts = [(memory.field("x").flatten() // 1000 == i).sum().item() for i in range(index + 1)]
+        assert max(counts) - min(counts) <= 1 and sum(counts) == 31, counts
+
+
+@pytest.mark.parametrize("kind", [Reservoir, ClassBalanced, TaskBalanced, Greedy, Ring, Herding])
 def test_memories_are_bounded_hold_raw_stream_rows_and_draw_copies(kind):
     memory = kind(capacity=8)
     assert memory.draw(3) is None
