@@ -282,7 +282,7 @@ TEXTS = [
     Row(
         "a recipe that there is not",
         UnknownName,
-        "unknown recipe 'banking7': did you mean 'banking77'? known are banking77, clinc150",
+        "unknown recipe 'banking7': did you mean 'banking77'? known are …",
         lambda at: recipe("recipe:banking7"),
     ),
     Row(
