@@ -57,8 +57,8 @@ class Recipe:
             label = LABEL.match(line)
             key = label[1] if label else list(told)[-1]
             told[key] = f"{told.get(key, '')} {line[label.end() :] if label else line}".strip()
-        given = [told.get(key, "") for key in ("", "Data", "Published", "Here", "Try")]
-        return Recipe(name, *given, "\n".join(lines[head:]))
+        about, data, published, here, change = (told.get(key, "") for key in ("", "Data", "Published", "Here", "Try"))
+        return Recipe(name, about, data, published, here, change, "\n".join(lines[head:]))
 
     @property
     def summary(self) -> str:
