@@ -4,14 +4,15 @@
 
 PEERS is a folder with `plain_loop.py`, a hand-written loop over tensors, and `_common.py`, its data and clock: 60,000 rows of
 28x28 in five tasks of two classes, a perceptron 784-400-400-10, SGD 0.05, batches of 64, one epoch a task. Nothing of it is
-copied here: the script runs as it is, in a thread that is let go one phase at a time, timed by its own clock. In turns with it,
-in the same process, `Learner` trains on the same task and `score` evaluates the same tests in batches of the same size, so that
-whatever else the machine does meets both. A ratio is that of one pair of phases; told are medians and quartiles over all pairs.
-Training is everything between two evaluations: steps, what a method does when a task begins and when it ends.
+copied here: the script runs as it is, in a thread that is let go for a block of optimizer steps at a time. In turns with it,
+in the same process, `Learner` trains on the same task and `score` evaluates the same tests in batches of the same size, so
+that whatever else the machine does meets both. Training is everything between two evaluations: steps, what a method does when
+a task begins and when it ends; its ratio is that of one task, the median and quartiles over all tasks and rounds. The ratio
+of blocks of steps alone is told beside. Times are the processor time of each side's thread.
 
-Claims held here: training with naive, replay and DER++ takes at most x1.10 of the plain loop, EWC at most x1.10 of the loop with
-all tasks' penalties folded into one (`--fold`), evaluation at most x1.2. The ratio to the unfolded form is told beside, and that
-of Avalanche where it is installed.
+Claims held here: training with naive, replay and DER++ takes at most x1.10 of the plain loop, EWC at most x1.10 of the loop
+with all tasks' penalties folded into one (`--fold`), evaluation at most x1.2. The ratio to the unfolded form is told beside,
+and that of Avalanche where it is installed.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ import functools
 import importlib
 import io
 import json
+import math
 import os
 import platform
 import runpy
 import statistics
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from time import perf_counter, process_time
-from typing import Any
+from time import thread_time
+from typing import Any, ClassVar
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -54,6 +56,7 @@ from nacre.streams import split
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
 TRAINING, EVALUATION = 1.10, 1.20  # at most so many times the plain loop
+BLOCK = 10  # optimizer steps
 TASKS, CLASSES, MEMORY, BATCH, TESTED, RATE = 5, 10, 500, 64, 256, 0.05
 
 
@@ -93,127 +96,127 @@ ARMS = {
 }
 
 
-class Script:
-    """A script of the peers, in a thread of its own that runs only between `phase` and the end of that phase."""
+class Turns:
+    """A thread that only works when it is told to: up to the next pause, every `BLOCK` optimizer steps or where a phase ends.
+
+    What it takes is its own processor time, so nothing that happens between two of its turns counts. Both sides are such
+    threads: memory is handed out to each in the same way, and each finds the global generator as it left it.
+    """
+
+    here: ClassVar[Turns | None] = None  # the one whose turn it is
+
+    def __init__(self, work: Callable[[Turns], None]):
+        self.go: SimpleQueue[None] = SimpleQueue()
+        self.paused: SimpleQueue[str | BaseException] = SimpleQueue()
+        self.steps, self.since, self.seconds = 0, 0.0, 0.0
+        self.dice = torch.get_rng_state()
+        self.thread = threading.Thread(target=self._work, args=(work,), daemon=True)
+        self.thread.start()
+        self.turn()
+
+    def turn(self) -> tuple[str, float, int]:
+        """Let it work up to its next pause: what it paused at, its seconds, the optimizer steps it took."""
+        Turns.here, steps = self, self.steps
+        outer = torch.get_rng_state()
+        torch.set_rng_state(self.dice)
+        self.go.put(None)
+        met = self.paused.get()
+        self.dice = torch.get_rng_state()
+        torch.set_rng_state(outer)
+        if isinstance(met, BaseException):
+            raise met
+        return met, self.seconds, self.steps - steps
+
+    def pause(self, what: str) -> None:
+        """Called by the thread itself: wait for the next turn."""
+        self.seconds = thread_time() - self.since
+        self.paused.put(what)
+        self.go.get()
+        self.since = thread_time()
+
+    def _work(self, work: Callable[[Turns], None]) -> None:
+        self.go.get()
+        self.since = thread_time()
+        try:
+            work(self)
+            self.paused.put("end")
+        except BaseException as error:
+            self.paused.put(error)
+
+    @staticmethod
+    def stepped(*_: Any) -> None:
+        """Hears every step of every optimizer."""
+        if (mine := Turns.here) is not None:
+            mine.steps += 1
+            if mine.steps % BLOCK == 0:
+                mine.pause("steps")
+
+
+class Script(Turns):
+    """A script of the peers: what it calls a phase ends where it stops its clock."""
 
     def __init__(self, clock: Any, path: Path, told: tuple[str, ...]):
-        self.go: SimpleQueue[None] = SimpleQueue()
-        self.done: SimpleQueue[tuple[str, float, float] | BaseException] = SimpleQueue()
-        self.accuracy: list[float] = []
-        outer, plain = self, clock.Timer
+        self.accuracy, plain, outer = math.nan, clock.Timer, self
 
-        class Gate(plain):
-            """The peers' own clock, which waits for its turn."""
-
-            def start(self) -> None:
-                outer.go.get()
-                super().start()
-
+        class Watch(plain):
             def stop(self, phase: str) -> None:
-                before = self.wall.get(phase, 0.0), self.cpu.get(phase, 0.0)
                 super().stop(phase)
-                outer.done.put((phase, self.cpu[phase] - before[1], self.wall[phase] - before[0]))
+                outer.pause(phase)
 
             def report(self, peer: str, args: Any, acc: list[float], **rest: Any) -> None:
-                outer.accuracy = [float(a) for a in acc]
+                outer.accuracy = statistics.fmean(map(float, acc))
 
-        def work() -> None:
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    runpy.run_path(str(path))
-            except BaseException as error:
-                self.done.put(error)
+        def work(_: Turns) -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                runpy.run_path(str(path))
 
-        self.thread = threading.Thread(target=work, daemon=True)
-        argv, clock.Timer, sys.argv = sys.argv, Gate, [str(path), *told]
+        argv, clock.Timer, sys.argv = sys.argv, Watch, [str(path), *told]
         try:
-            self.thread.start()
-            self.phase("setup")
+            super().__init__(work)  # works through its setup
         finally:
             clock.Timer, sys.argv = plain, argv
 
-    def phase(self, name: str) -> tuple[float, float]:
-        """Let it run through its next phase; processor and wall seconds."""
-        self.go.put(None)
-        met = self.done.get()
-        if isinstance(met, BaseException):
-            raise met
-        assert met[0] == name, f"the script is in {met[0]}, not in {name}"
-        return met[1:]
 
-    def end(self) -> float:
-        """Its mean accuracy on all tasks, once it has run through."""
-        self.thread.join()
-        return statistics.fmean(self.accuracy)
-
-
-class Ours:
+class Ours(Turns):
     """The library on the same rows."""
 
     def __init__(self, source: Source, method: Method, seed: int):
-        torch.manual_seed(seed)
-        body = backbone("mlp:784-400-400", seed=seed)
-        model = Classifier(body, GrowingLinear(body.width, classes=CLASSES, seed=seed))
-        stage = Stage(method, MadeOptimizer("sgd", RATE), batch_size=BATCH)
-        self.learner = Learner(model, (stage,), seed=seed)
-        self.stream = split(source, TASKS, order="given")
-        self.learning = self.learner.learn(self.stream)
-        self.tests = {name: rows for i in range(TASKS) for name, rows in self.stream[i].tests.items()}
-        self.accuracy: list[float] = []
+        self.accuracy = math.nan
 
-    def phase(self, name: str) -> tuple[float, float]:
-        """Train on the next task, or evaluate all tests; processor and wall seconds."""
-        wall, cpu = perf_counter(), process_time()
-        if name == "train":
-            next(self.learning)
-        else:
-            self.accuracy = [score(self.learner.predict, rows, size=TESTED) for rows in self.tests.values()]
-        return process_time() - cpu, perf_counter() - wall
+        def work(_: Turns) -> None:
+            torch.manual_seed(seed)
+            body = backbone("mlp:784-400-400", seed=seed)
+            model = Classifier(body, GrowingLinear(body.width, classes=CLASSES, seed=seed))
+            stage = Stage(method, MadeOptimizer("sgd", RATE), batch_size=BATCH)
+            learner = Learner(model, (stage,), seed=seed)
+            stream = split(source, TASKS, order="given")
+            tests = {name: rows for i in range(TASKS) for name, rows in stream[i].tests.items()}
+            self.pause("setup")
+            for _ in learner.learn(stream):
+                self.pause("train")
+                self.accuracy = statistics.fmean(score(learner.predict, rows, size=TESTED) for rows in tests.values())
+                self.pause("eval")
 
-    def end(self) -> float:
-        """Mean accuracy on all tasks."""
-        return statistics.fmean(self.accuracy)
+        super().__init__(work)
 
 
-class LastStep:
-    """When an optimizer stepped last: a phase of training up to there is steps, what follows is the end of a task."""
-
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look at every optimizer of the process, ours and theirs alike."""
-        handle = register_optimizer_step_post_hook(lambda *_: setattr(self, "at", process_time()))
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-def measured(make: dict[str, Callable[[int], Script | Ours]], rounds: int) -> dict[str, Any]:
+def measured(make: dict[str, Callable[[int], Turns]], rounds: int) -> dict[str, Any]:
     """Run several sides through all tasks in turns; the first is what the others are compared with."""
-    last, names = LastStep(), list(make)
-    kinds = ("train", "steps", "eval")
-    spent: dict[str, dict[str, list[float]]] = {n: {kind: [] for kind in (*kinds, "train wall")} for n in names}
+    names = list(make)
+    spent: dict[str, dict[str, list[float]]] = {n: {kind: [] for kind in ("train", "block", "eval")} for n in names}
     accuracy: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         sides = {name: make[name](turn) for name in names}
-        for task in range(TASKS):
-            order = names if (turn + task) % 2 else names[::-1]
-            for kind in ("train", "eval"):
-                for name in order:
-                    since = process_time()
-                    with last.watching():
-                        cpu, wall = sides[name].phase(kind)
-                    if not turn:
-                        continue  # the first round warms up
-                    spent[name][kind].append(cpu)
-                    if kind == "train":
-                        spent[name]["steps"].append(last.at - since)
-                        spent[name]["train wall"].append(wall)
-        for name in names:
-            accuracy[name].append(sides[name].end())
+        for _ in range(TASKS):
+            for phase in ("train", "eval"):
+                parts = in_turns(sides, phase)
+                if turn:  # the first round warms up
+                    for name, seconds in parts.items():
+                        spent[name][phase].append(sum(seconds))
+                        spent[name]["block"] += seconds[:-1]
+        for name, side in sides.items():
+            side.turn()
+            accuracy[name].append(side.accuracy)
     told: dict[str, Any] = {}
     for name in names:
         told[name] = {"accuracy": round(statistics.fmean(accuracy[name]), 4)}
@@ -224,6 +227,20 @@ def measured(make: dict[str, Callable[[int], Script | Ours]], rounds: int) -> di
                 low, middle, high = statistics.quantiles(ratios, n=4)
                 told[name][kind] |= {"ratio": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
     return told
+
+
+def in_turns(sides: dict[str, Turns], phase: str) -> dict[str, list[float]]:
+    """Let each side work through a phase, block by block in turns; the seconds of each block."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    order, going = list(sides), dict.fromkeys(sides, True)
+    while any(going.values()):
+        for name in order:
+            if going[name]:
+                at, taken, _ = sides[name].turn()
+                seconds[name].append(taken)
+                going[name] = at != phase
+        order.reverse()
+    return seconds
 
 
 def main() -> None:
@@ -243,10 +260,11 @@ def main() -> None:
     source = Source("blurred prototypes", *rows, tuple(map(str, range(CLASSES))))
     avalanche = find_spec("avalanche") is not None
 
+    register_optimizer_step_post_hook(Turns.stepped)
     figures: dict[str, Any] = {}
     for name in args.arms:
         arm = ARMS[name]
-        sides: dict[str, Callable[[int], Script | Ours]] = {
+        sides: dict[str, Callable[[int], Turns]] = {
             "plain": lambda turn, arm=arm: Script(
                 clock, args.peers / "plain_loop.py", (*arm.peer, "--seed", str(turn))
             ),
@@ -273,7 +291,7 @@ def main() -> None:
         "about": __doc__.split("\n\n")[2].replace("\n", " "),
         "command": f"python benchmarks/speed.py PEERS --rounds {args.rounds}",
         "pairs": f"{TASKS * args.rounds} of each phase, after {TASKS} that warm up; seeds 1 to {args.rounds}",
-        "seconds": "of the processor, median of a phase; 'train wall' of the clock on the wall; 'steps': up to the last step",
+        "figures of": f"'train': a task from its beginning to its end; 'block': {BLOCK} steps; 'eval': all tests once",
         "machine": {
             "cpu": cpu(),
             "threads": torch.get_num_threads(),

@@ -103,8 +103,9 @@ class Batch:
 
 
 def chosen(t: Tensor, index: Tensor) -> Tensor:
-    """The rows of a tensor at these positions, as a copy: whole rows at a time, which for small types is several times faster
-    than `t[index]`.
+    """The rows of a tensor at these positions, as a copy.
+
+    Whole rows at a time: of uint8 pictures that is several times as fast as `t[index]`.
     """
     return t.index_select(0, index.to(t.device))
 
