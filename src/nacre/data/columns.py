@@ -71,21 +71,40 @@ def from_tables(
     if not len(train):
         raise BadData(f"{train.source} has no rows: give at least two of each class")
     chosen = choose(train, text, label)
-    labels = {part: _labels(table, chosen.label) for part, table in tables.items()}
+    labels, names = numbered(tables, chosen.label)
+    parts = {part: Part(_inputs(table, chosen), labels[part]) for part, table in tables.items()}
+    together = () if groups is None else _groups(groups, names)
+    done = [note for note in (chosen.note, train.note) if note]
+    return source_of(name, parts, names, seed, test_share, done, together)
+
+
+def numbered(tables: Mapping[str, Table], label: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The labels of tables by part, as numbers from 0 without gaps, and the names of the classes.
+
+    Args:
+        tables: By part.
+        label: The column of the labels.
+
+    Raises:
+        BadData: cells are missing or no labels, or some rows have one that no training row has.
+    """
+    train = tables["train"]
+    labels = {part: _labels(table, label) for part, table in tables.items()}
     classes = sorted(set(labels["train"]), key=lambda c: (isinstance(c, str), c))
     number = {c: k for k, c in enumerate(classes)}
-    parts = {}
+    known = train.names.get(label, ())
+
+    def called(c: str | int) -> str:
+        return known[c] if isinstance(c, int) and c < len(known) else str(c)
+
     for part, table in tables.items():
-        if strange := sorted(map(str, set(labels[part]) - set(number))):
+        if strange := sorted(map(called, set(labels[part]) - set(number))):
             raise BadData(
                 f"{table.source}: rows have the label {strange[0]!r}, which no training row has: leave them out, or add such "
                 "rows for training"
             )
-        parts[part] = Part(_inputs(table, chosen), torch.tensor([number[c] for c in labels[part]], dtype=torch.long))
-    names = [str(c) for c in classes]
-    together = () if groups is None else _groups(groups, names)
-    done = [note for note in (chosen.note, train.note) if note]
-    return source_of(name, parts, names, seed, test_share, done, together)
+    tensors = {part: torch.tensor([number[c] for c in held], dtype=torch.long) for part, held in labels.items()}
+    return tensors, [called(c) for c in classes]
 
 
 def choose(table: Table, text: str | None = None, label: str | None = None) -> Chosen:
@@ -99,7 +118,7 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
     for column in (text, label):
         if column is not None and column not in names:
             raise UnknownName(f"column of {table.source}", column, names)
-    found = label if label is not None else _named(LABELS, [n for n in names if n != text])
+    found = label if label is not None else label_of(table, text)
     if found is None:
         raise BadData(
             f"{table.source} has the columns {listed(names)}, and none of them is called {', '.join(LABELS[:-1])} or "
@@ -127,6 +146,13 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
     guessed += [f"other columns were left out: {listed(left)}"] if left else []
     guessed += [f"rows are the numbers in {listed(numbers)}"] if text is None else []
     return Chosen(found, text, () if text is not None else numbers, "; ".join(guessed))
+
+
+def label_of(table: Table, *others: str | None) -> str | None:
+    """The column that holds labels by its name, or as the only one whose numbers have names; None: neither tells."""
+    left = [n for n in table.columns if n not in others]
+    with_names = [n for n in left if n in table.names]
+    return _named(LABELS, left) or (with_names[0] if len(with_names) == 1 else None)
 
 
 def _named(words: Sequence[str], names: Sequence[str]) -> str | None:
