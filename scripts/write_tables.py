@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nacre.catalogue import entries
 from nacre.checks import EVERY
-from nacre.cli.main import _code
+from nacre.cli.exits import exit_code
 from nacre.core.errors import NacreError
 from nacre.experiment.tables import TABLES
 
@@ -67,7 +67,7 @@ def kinds() -> str:
         bare = kind.__new__(kind)
         meaning = (kind.__doc__ or "").partition("\n\n")[0].strip().removesuffix(".")
         above = ", ".join(f"`{base.__name__}`" for base in kind.__bases__ if base is not NacreError)
-        rows.append(f"| `{kind.__name__}` | {meaning} | {above} | {_code(bare)} |")
+        rows.append(f"| `{kind.__name__}` | {meaning} | {above} | {exit_code(bare)} |")
     return "\n".join(rows) + "\n"
 
 

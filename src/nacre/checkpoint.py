@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .core.durable import make_folder, not_saved, sync, write_bytes
 from .core.errors import BadCheckpoint, NacreError
+from .core.tensor_file import write_tensors
 from .core.tree import from_json, to_json
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ def save(folder: str | Path, tree: Any) -> None:
     new = _beside(folder, "new")
     try:
         _write(new, skeleton, tensors)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise not_saved(folder, error) from error
     try:
@@ -130,8 +131,7 @@ def _write(new: Path, skeleton: Any, tensors: dict[str, Tensor]) -> None:
     shutil.rmtree(new, ignore_errors=True)  # left behind by a save that was interrupted
     make_folder(new)
     write_bytes(new / STATE, json.dumps(skeleton, allow_nan=False).encode())
-    save_file(_apart(tensors), new / TENSORS)
-    shutil.copymode(new / STATE, new / TENSORS)  # which safetensors lets nobody else read
+    write_tensors(tensors, new / TENSORS)
     sync(new / TENSORS)
     write_bytes(new / MANIFEST, _manifest({name: _digest(new / name) for name in FILES}))
     sync(new)
@@ -281,14 +281,3 @@ def _kind(path: Path) -> str:
 
 def _refused(word: str) -> Any:
     raise ValueError(f"it holds the word {word}")
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory, each with its own: safetensors writes no two names for one storage."""
-    seen: set[int] = set()
-    apart: dict[str, Tensor] = {}
-    for path, t in tensors.items():
-        place = t.untyped_storage().data_ptr()
-        apart[path] = t.clone() if place in seen or t.untyped_storage().nbytes() != t.nbytes else t
-        seen.add(place)
-    return apart

@@ -159,10 +159,10 @@ def test_weights_of_another_model_are_refused(folder: Folder, tmp_path: Path) ->
         backbone(where)
 
 
-def test_models_of_text_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
+def test_models_of_both_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(BadSetting, match="BertModel is no vision model"):
+    path.write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(BadSetting, match=r"is a CLIP model, which reads input_ids, pixel_values.*give a vision model"):
         backbone(tmp_path)
     path.write_text(json.dumps({"model_type": "newest", "auto_map": {"AutoConfig": "code.Own"}}))
     with pytest.raises(BadData, match="code of others is not run"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from nacre.experiment import Config, Experiment, Observer, experiment
 from nacre.experiment.curves import DETAILED, Losses, Moved, Watched
 from nacre.experiment.history import History
 from nacre.experiment.recorder import Recorder
-from nacre.metrics import Matrix
+from nacre.metrics import Matrix, forget_peak, peak_memory
 from tests.end_to_end.small import same
 
 
@@ -171,6 +173,18 @@ def test_the_record_is_rewritten_only_where_that_is_cheap(tmp_path: Path, monkey
     run = Experiment(Config.of(LONG)).run(tmp_path / "run")
     assert written == [0, 1, 24, 24] and run.status == "finished"
     assert len(json.loads((tmp_path / "run" / "run.json").read_text())["moments"]) == 24
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_is_that_of_this_process_since_it_was_forgotten():
+    large = torch.ones(60_000_000)  # 240 MB
+    asked = "from nacre.metrics.cost import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    before = peak_memory()
+    del large
+    forget_peak()
+    assert peak_memory() < before - 200_000_000
+    assert int(child.stdout) < before - 100_000_000
 
 
 def test_a_run_that_fails_has_told_how_far_it_came(tmp_path: Path, monkeypatch):

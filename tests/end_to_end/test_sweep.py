@@ -138,6 +138,23 @@ def test_only_the_first_tasks_and_a_setting_given_before(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["select"] == "first:1"
 
 
+def test_columns_follow_their_rows():
+    def rows(start: int) -> dict[str, np.ndarray]:
+        x = np.arange(start, start + 20, dtype=np.float32)[:, None]
+        return {"x": x, "y": np.arange(20) % 2, "time": x[:, 0], "site": np.where(x[:, 0] % 3 < 1, "sea", "air")}
+
+    held = {f"{key}_{part}": v for part, start in (("train", 0), ("test", 100)) for key, v in rows(start).items()}
+    whole = load(held)
+    chosen_on = without_test_rows(whole, share=0.25)
+    for part, values in (("train", chosen_on.columns["time"].train), ("test", chosen_on.columns["time"].test)):
+        assert values.tolist() == getattr(chosen_on, part).x[:, 0].tolist()
+    site = chosen_on.columns["site"]
+    assert [site.names[k] for k in site.test] == [
+        "sea" if x % 3 < 1 else "air" for x in chosen_on.test.x[:, 0].tolist()
+    ]
+    assert chosen_on.sha256 != whole.sha256
+
+
 def test_axes_are_values_of_toml_or_texts():
     assert Axis.of('a.b=[1, 2],"x,y",true').values == ("[\n    1,\n    2,\n]", '"x,y"', "true")
     assert Axis.of("a=adamw, sgd").values == ("adamw", "sgd")

@@ -19,6 +19,8 @@ NOT_FOR_USERS = {
     "cli/work.py: KeyboardInterrupt": "hands the folder on to what tells it",
     "experiment/compare.py: KeyError": "is caught four lines below",
     "experiment/stopping.py: Stopped": "ends a process that was asked to end; its exit code says by which signal",
+    "experiment/cache.py: ValueError": "is caught four lines below",
+    "backbones/huggingface_text.py: ValueError": "is caught in the same function, and said as what it is",
     "data/tables.py: _Twice": "is caught in the same file",
     "memory/herding.py: NotImplementedError": "a step of adding rows that herding goes without",
     "learner.py: _RolledBack": "is caught in the same file",

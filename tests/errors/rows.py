@@ -15,6 +15,7 @@ from tests.errors import (
     rows_runs,
     rows_streams,
     rows_sweep,
+    rows_texts,
 )
 from tests.errors.row import Row, page
 
@@ -38,6 +39,8 @@ SECTIONS: dict[str, list[Row]] = {
     "Backbones by name": rows_backbones.NAMES,
     "Backbones in folders": rows_backbones.FOLDERS,
     "Backbones by description": rows_backbones.SPECS,
+    "Encoders of texts": rows_texts.ENCODERS,
+    "Texts and tokens": rows_texts.TEXTS,
     "Modules and pixels": rows_backbones.MODULES,
     "Stages and learners": rows_learner.STAGES,
     "Drives": rows_learner.DRIVES,

@@ -271,13 +271,6 @@ FOLDERS = [
         lambda at: backbone(vit(at, num_hidden_layers=10**6), pretrained=False),
     ),
     Row(
-        "a model of text",
-        BadSetting,
-        "BertModel is no vision model: it reads …, not pixel_values alone. Give a vision model such as ViT, "
-        "DINOv2, ConvNeXt or Swin",
-        lambda at: backbone(vit(at, model_type="bert")),
-    ),
-    Row(
         "a configuration without a model",
         BadSetting,
         "transformers has no bare model for AlignVisionConfig: load it yourself and give the module",
@@ -361,15 +354,15 @@ SPECS = [
     Row(
         "a spec of a module given in Python",
         BadSetting,
-        "from_spec makes convnet, huggingface, mlp, timm, but not this backbone: it was made of a module "
-        "given in Python. Make it as before, with backbone(module, ...), and load its weights",
+        "from_spec makes convnet, huggingface, huggingface-text, mlp, timm, but not this backbone: it was made "
+        "of a module given in Python. Make it as before, with backbone(module, ...), and load its weights",
         lambda at: from_spec(backbone(nn.Linear(4, 2), width=2).spec),
     ),
     Row(
         "a spec of another kind",
         BadSetting,
-        "from_spec makes convnet, huggingface, mlp, timm, but not this backbone: kind 'os:system' is none of "
-        "them. Make it as before, with backbone(module, ...), and load its weights",
+        "from_spec makes convnet, huggingface, huggingface-text, mlp, timm, but not this backbone: kind "
+        "'os:system' is none of them. Make it as before, with backbone(module, ...), and load its weights",
         lambda at: from_spec({"kind": "os:system"}),
     ),
     Row(

@@ -316,8 +316,8 @@ SOURCE = [
     Row(
         "texts where a model needs tokens",
         BadData,
-        "text rows need a text backbone, which makes tokens of them: give rows that know how, "
-        "TextRows(texts, y, encode)",
+        "text rows need a text backbone, which makes tokens of them: give "
+        "source.tokenized(body.tokenizer) of the source that holds them",
         lambda at: texts(*"abcdef").train.take(torch.tensor([0])),
     ),
     Row(

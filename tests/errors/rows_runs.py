@@ -168,7 +168,7 @@ TRIALS = [
         "text rows, where no backbone reads texts",
         BadData,
         "backbone: toy has text rows, which need a text backbone, and 'mlp:64-16' reads pictures or numbers: "
-        "give a backbone in Python, and rows whose texts become tokens (nacre.data.TextRows)",
+        "give the folder or the hub id of a text model, such as sentence-transformers/all-MiniLM-L6-v2",
         lambda at: tried(data=WORDS),
     ),
     Row(

@@ -32,7 +32,7 @@ def killed(save: Callable[[Path], None], place: Path, before: int) -> bool:
                 if left < 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        write, tensors = checkpoint.write_bytes, checkpoint.save_file
+        write, tensors = checkpoint.write_bytes, checkpoint.write_tensors
 
         def half(path: Path, content: bytes) -> None:
             path.write_bytes(content[: len(content) // 2])
@@ -46,7 +46,7 @@ def killed(save: Callable[[Path], None], place: Path, before: int) -> bool:
             sys.audit("torn")
             path.write_bytes(whole)
 
-        checkpoint.write_bytes, checkpoint.save_file = half, half_tensors
+        checkpoint.write_bytes, checkpoint.write_tensors = half, half_tensors
         sys.addaudithook(hear)
         try:
             save(place)

@@ -133,7 +133,7 @@ def main() -> dict[str, Any]:
         ("SIGTERM", step, [signal.SIGTERM]),
         ("twice", slowed(nacre.learner, "_backward", 20), [signal.SIGTERM, signal.SIGTERM]),
         ("testing", slowed(Recorder, "measure", 20), [signal.SIGTERM]),
-        ("saving", slowed(nacre.checkpoint, "save_file", 0.5), [signal.SIGINT]),
+        ("saving", slowed(nacre.checkpoint, "write_tensors", 0.5), [signal.SIGINT]),
         ("SIGKILL", step, [signal.SIGKILL]),
     ):
         out = TOP / name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import math
@@ -28,6 +30,7 @@ from nacre import checkpoint
 from nacre.checkpoint import FILES, MANIFEST, STATE, TENSORS
 from nacre.core import durable
 from nacre.core.errors import BadCheckpoint, NotSaved
+from nacre.core.tensor_file import KINDS
 
 TREE = {
     "step": 7,
@@ -113,6 +116,26 @@ def test_any_tree_comes_back_bit_for_bit(tree: Any):
         patch.setattr(os, "fsync", lambda _: None)  # the disk's time is no matter here
         checkpoint.save(Path(folder) / "here", tree)
         assert alike(tree, checkpoint.load(Path(folder) / "here"))
+
+
+def test_tensors_of_ever_new_sizes_leave_nothing_behind(tmp_path: Path):
+    """The writer of safetensors makes a type of ctypes for each size, which is never freed."""
+
+    def types() -> int:
+        return sum(type(held) is type(ctypes.Array) for held in gc.get_objects())
+
+    before = types()
+    for size in range(40):
+        checkpoint.save(tmp_path / "here", {"column": torch.zeros(10_007 + size, dtype=torch.uint8)})
+    assert types() == before
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_tensors_of_every_type_and_shape_come_back(tmp_path: Path, kind: torch.dtype):
+    held = torch.arange(24).remainder(2).to(kind)
+    tree = [held[3:9], held[0], held[:0].view(0, 4), held.view(4, 6).t(), held[:3].expand(2, 3)]
+    checkpoint.save(tmp_path / "here", tree)
+    assert alike(tree, checkpoint.load(tmp_path / "here"))
 
 
 def test_what_cannot_be_held_is_named_by_its_path(tmp_path: Path):
@@ -363,7 +386,7 @@ def test_a_full_disk_leaves_what_was_there(place: Path, tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["here"]  # nothing half written takes up room
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "save_file", "sync", "os.replace"])
+@pytest.mark.parametrize("step", ["write_bytes", "write_tensors", "sync", "os.replace"])
 def test_no_room_at_any_step_leaves_what_was_there(place: Path, step: str, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -5,9 +5,11 @@ from .choice import BACKBONES, backbone, from_spec
 from .classifier import Answer, Classifier
 from .convnet import ConvNet
 from .huggingface import HuggingFace
+from .huggingface_text import HuggingFaceText, TextPool
 from .mlp import MLP
 from .pixels import Pixels
 from .tapped import Tapped, tapped
+from .tokenizer import Tokenizer
 
 __all__ = [
     "BACKBONES",
@@ -17,8 +19,11 @@ __all__ = [
     "Classifier",
     "ConvNet",
     "HuggingFace",
+    "HuggingFaceText",
     "Pixels",
     "Tapped",
+    "TextPool",
+    "Tokenizer",
     "backbone",
     "from_spec",
     "tapped",

@@ -14,6 +14,7 @@ from torch import nn
 from ..core.dice import seed_global
 from ..core.errors import BadData, BadSetting
 from .pixels import Pixels
+from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class Body:
 
     Attributes:
         module: Inputs -> features (rows, width).
-        pixels: Raw pictures -> inputs of `module`.
+        pixels: Raw pictures -> inputs of `module`; None where it reads tokens.
         width: Features of a row.
         spec: What `from_spec` builds the same structure from, without weights; ready for JSON.
+        tokenizer: Texts -> tokens, for a module that reads them.
     """
 
     module: nn.Module
-    pixels: Pixels
+    pixels: Pixels | None
     width: int
     spec: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 def weights_of(make: Callable[[], nn.Module]) -> int:

@@ -14,7 +14,10 @@ from ..core.errors import BadData, BadSetting, NacreError, UnknownName, shown
 from ..core.files import first_line, path_of
 from .body import Body, refuse_more, seeded, weights_of
 from .convnet import ConvNet
-from .huggingface import from_huggingface_spec, huggingface
+from .huggingface import from_vision_spec, vision_model
+from .huggingface_config import read_config
+from .huggingface_loading import quiet, reads
+from .huggingface_text import TextPool, from_text_spec, text_model
 from .mlp import MLP
 from .pixels import Pixels
 from .tapped import Pool, tapped
@@ -26,9 +29,9 @@ BACKBONES = {
     "glyph-vit": "Vision transformer of 1.2 M weights, pre-trained on drawn Latin letters; reads grey 32x32, ships with Nacre.",
     "mlp:IN-...-OUT": "Perceptron with ReLU over flat pixels, such as mlp:784-400-400; features are its last hidden layer.",
     "convnet": "Four blocks of 3x3 convolution and batch norm, 128 features; convnet:32-64 says other widths.",
-    "FOLDER": "A vision model in Hugging Face form (config.json, model.safetensors), such as ./my-vit.",
+    "FOLDER": "A vision or text model in Hugging Face form (config.json, model.safetensors), such as ./my-vit.",
     "timm:NAME": "A vision model of timm (pip install 'nacre[vision]'), such as timm:vit_tiny_patch16_224.",
-    "ORG/NAME": "A vision model on the Hugging Face hub, such as facebook/dinov2-small; fetched once, then kept.",
+    "ORG/NAME": "A vision or text model on the Hugging Face hub, such as facebook/dinov2-small; fetched once, then kept.",
 }
 """What `backbone` understands, with a line about each."""
 
@@ -47,9 +50,12 @@ def backbone(
     layer: str | None = None,
     width: int | None = None,
     example: Any = None,
-    pool: Pool = "auto",
+    pool: Pool | TextPool = "auto",
+    max_length: int | None = None,
+    layers: int | None = None,
+    normalize: bool | None = None,
 ) -> Body:
-    """Make a backbone with its pixels from a name, a folder, a hub id or a module.
+    """Make a backbone with its pixels or tokenizer from a name, a folder, a hub id or a module.
 
     Args:
         source: One of `BACKBONES`, a Hugging Face folder, a hub id, or any module.
@@ -60,7 +66,10 @@ def backbone(
         layer: Of a module: the layer whose output are the features; None = its own output.
         width: Of a module: features of a row; else taken from its `.width` or from a run on `example`.
         example: Of a module: an input to run once.
-        pool: Of a module: how tokens become one row, see `Tapped`.
+        pool: How tokens become one row: of a module see `Tapped`; of a text model `"mean"`, `"cls"` or `"last"`.
+        max_length: Of a text model: tokens that a text is cut to; None: what the model was made for.
+        layers: Of a Hugging Face model: its first layers that are kept; None = all.
+        normalize: Of a text model: whether features are scaled to length 1; None: as its files say.
 
     Raises:
         UnknownName: no backbone has that name; the nearest is named.
@@ -72,17 +81,22 @@ def backbone(
     >>> body.width, from_spec(body.spec).width
     (32, 32)
     """
+    of_texts = {"pool": None if pool == "auto" else pool, "max_length": max_length, "normalize": normalize}
     if isinstance(source, nn.Module):
+        _refuse({**of_texts, "pool": None, "layers": layers}, "a module given in Python")
         return _of_module(source, layer, width, example, pool, channels, size)
     if layer is not None or example is not None or width is not None:
         raise BadSetting(f"layer, width and example are said of a module, not of {shown(str(source))}: leave them out")
     name = str(source)
+    drawn: dict[str, Any] = {"seed": seed, "pretrained": pretrained}
+    of_pictures: dict[str, Any] = {"channels": channels, "size": size}
     if name in SHIPPED:
-        return huggingface(SHIPPED[name], seed=seed, pretrained=pretrained, channels=channels, size=size, name=name)
+        return _huggingface(SHIPPED[name], drawn, of_pictures, of_texts, layers, name)
     kind, _, widths = name.partition(":")
-    if kind == "timm" and isinstance(source, str):
-        return timm_model(widths, seed=seed, pretrained=pretrained, channels=channels, size=size)
-    if kind in ("mlp", "convnet") and isinstance(source, str):
+    if kind in ("timm", "mlp", "convnet") and isinstance(source, str):
+        _refuse({**of_texts, "layers": layers}, shown(name))
+        if kind == "timm":
+            return timm_model(widths, **drawn, **of_pictures)
         side = [size, size] if isinstance(size, int) else size if size is None else list(size)
         spec: dict[str, Any] = {"kind": kind, "widths": _widths(name, widths)}
         pixels = {"channels": channels, "size": side}
@@ -95,14 +109,51 @@ def backbone(
             raise BadData(
                 f"{name!r} is a file: give the folder of a Hugging Face model (config.json, model.safetensors)"
             )
-        return huggingface(place, seed=seed, pretrained=pretrained, channels=channels, size=size)
+        return _huggingface(place, drawn, of_pictures, of_texts, layers)
     if isinstance(source, str) and HUB_ID.fullmatch(name):
-        return huggingface(name, seed=seed, pretrained=pretrained, channels=channels, size=size)
+        return _huggingface(name, drawn, of_pictures, of_texts, layers)
     if isinstance(source, Path) or os.sep in name or "/" in name or name.startswith((".", "~")):
         raise BadData(
             f"no folder {shown(name)} (looked for {place.absolute()}): give the folder of a Hugging Face model"
         )
     raise UnknownName("backbone", name, BACKBONES)
+
+
+def _huggingface(
+    where: str | Path,
+    drawn: dict[str, Any],
+    of_pictures: dict[str, Any],
+    of_texts: dict[str, Any],
+    layers: int | None,
+    name: str | None = None,
+) -> Body:
+    """A model in Hugging Face form, by what it reads."""
+    with quiet() as transformers:
+        config = read_config(transformers, where)
+        known = reads(transformers, config)
+        pictures, texts = "pixel_values" in known, "input_ids" in known
+        if pictures and not texts:
+            _refuse(of_texts, f"{str(name or where)!r}, which reads pictures")
+            return vision_model(transformers, where, config, **drawn, **of_pictures, layers=layers, name=name)
+        if texts and not pictures and not getattr(config, "is_encoder_decoder", False):
+            _refuse(of_pictures, f"{str(where)!r}, which reads texts")
+            told = {**of_texts, "pool": of_texts["pool"] or "auto"}
+            return text_model(transformers, where, config, **drawn, **told, layers=layers)
+        kind = type(config).__name__.removesuffix("Config")
+        raise BadSetting(
+            f"{str(where)!r} is a {kind} model, which reads {', '.join(known[:3])}: give a "
+            "vision model such as ViT, DINOv2, ConvNeXt or Swin, or a text encoder such as BERT or MPNet"
+        )
+
+
+def _refuse(said: dict[str, Any], source: str) -> None:
+    """Nothing that somebody says stays unheard."""
+    of = {"channels": "vision models", "size": "vision models", "layers": "models in Hugging Face form"}
+    for name, value in said.items():
+        if value is not None:
+            raise BadSetting(
+                f"{name} = {shown(value)} is said of {of.get(name, 'text models')}, not of {source}: leave it out"
+            )
 
 
 def from_spec(spec: dict[str, Any], *, seed: int = 0, most: int | None = None) -> Body:
@@ -118,15 +169,17 @@ def from_spec(spec: dict[str, Any], *, seed: int = 0, most: int | None = None) -
         BadData: it describes more weights than there are.
     """
     kind = spec.get("kind") if isinstance(spec, dict) else None
-    if kind not in ("mlp", "convnet", "huggingface", "timm"):
+    if kind not in ("mlp", "convnet", "huggingface", "huggingface-text", "timm"):
         why = "it was made of a module given in Python" if kind == "module" else f"kind {shown(kind)} is none of them"
         raise BadSetting(
-            f"from_spec makes convnet, huggingface, mlp, timm, but not this backbone: {why}. Make it as before, with "
-            "backbone(module, ...), and load its weights"
+            f"from_spec makes convnet, huggingface, huggingface-text, mlp, timm, but not this backbone: {why}. Make it as "
+            "before, with backbone(module, ...), and load its weights"
         )
     try:
         if kind == "huggingface":
-            return from_huggingface_spec(spec, seed, most)
+            return from_vision_spec(spec, seed, most)
+        if kind == "huggingface-text":
+            return from_text_spec(spec, seed, most)
         pixels = Pixels(**spec["pixels"])
         if kind == "timm":
             return timm_model(spec["name"], seed=seed, pretrained=False, channels=spec["channels"], pixels=pixels)
@@ -160,7 +213,7 @@ def _of_module(
     layer: str | None,
     width: int | None,
     example: Any,
-    pool: Pool,
+    pool: Any,
     channels: int | None,
     size: int | tuple[int, int] | None,
 ) -> Body:

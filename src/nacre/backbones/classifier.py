@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Reads raw pictures through `pixels` and `body`, and lets `head` answer.
+    """Reads raw pictures through `pixels` and `body`, or tokens through `body`, and lets `head` answer.
 
     The head grows, not the classifier: `nacre.grow` asks every submodule that can. Weights are named `body....` and
     `head....`.
@@ -72,13 +72,23 @@ class Classifier(nn.Module):
         """Whether the head wants to be told the task ids of rows."""
         return getattr(self.head, "owner", None) is not None
 
-    def forward(self, x: Tensor, task: Tensor | None = None) -> Answer:
+    def forward(
+        self, x: Tensor | None = None, task: Tensor | None = None, features: Tensor | None = None, **fields: Tensor
+    ) -> Answer:
         """Answer for raw rows.
 
         Args:
             x: (rows, ...) as the data hold them.
             task: (rows,) task ids; None = hidden. Heads that do not separate tasks never see it.
+            features: (rows, width) where the body has read the rows before, instead of rows.
+            **fields: Instead of `x`, what the body reads by name, such as `input_ids` and `attention_mask`.
         """
-        features = self.body(x if self.pixels is None else self.pixels(x))
+        if features is None:
+            features = self._read(x, fields)
         logits = self.head(features, task) if self.takes_task else self.head(features)
         return Answer(logits, features)
+
+    def _read(self, x: Tensor | None, fields: dict[str, Tensor]) -> Tensor:
+        if x is None:
+            return self.body(**fields)
+        return self.body(x if self.pixels is None else self.pixels(x))

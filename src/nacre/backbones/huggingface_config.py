@@ -66,6 +66,23 @@ def refuse_code_and_giants(config: Any, where: str) -> None:
                 )
 
 
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, ready for JSON, of which the same can be made again."""
+    told = json.loads(config.to_json_string(use_diff=False))
+    return {k: v for k, v in told.items() if k not in ("_name_or_path", "transformers_version", "dtype")}
+
+
+def file_of(transformers: Any, where: str | Path, name: str) -> Path | None:
+    """A file beside a model, in its folder or on the hub; None where there is none."""
+    if Path(where).is_dir():
+        path = Path(where) / name
+        return path if path.is_file() else None
+    found = transformers.utils.cached_file(
+        str(where), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return Path(found) if found else None
+
+
 def unreachable(where: str | Path, error: Exception) -> BadData:
     """The error for a model that is neither here nor to be had."""
     return BadData(
@@ -91,23 +108,15 @@ def pixels_of(
                 f"{str(where)!r} was trained with {read} channels, not {channels}: leave channels out, pictures are adapted"
             )
         config.num_channels = read = channels
-    path = Path(where) / "preprocessor_config.json"
-    if not Path(where).is_dir():
-        found = transformers.utils.cached_file(
-            str(where),
-            path.name,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        path = Path(found) if found else path
+    path = file_of(transformers, where, "preprocessor_config.json")
     try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
         return _told_pixels(told, config, read, size)
     except BadSetting:
         raise
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise BadData(
-            f"{path} does not say how pictures are prepared ({type(error).__name__}: {error}): repair or delete it"
+            f"{path or where} does not say how pictures are prepared ({type(error).__name__}: {error}): repair or delete it"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,52 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from .exits import CODES, FAILED, Commands
+
 F = TypeVar("F", bound=Callable[..., Any])
-FAILED, WRONG, NOTHING, INTERRUPTED = 1, 2, 3, 130  # and 143 after SIGTERM
-CODES = """\b
-Exit codes:
-    0  done
-    1  failed on the way: data, files, a loss that is no number
-    2  wrong usage or config: an unknown name, a bad setting, a missing package
-    3  nothing to do: the run is finished already
-  130  interrupted (SIGINT), and 143 ended (SIGTERM), after the present step was saved: `nacre resume` goes on;
-       a second signal ends it at once"""
-
-
-class Commands(click.Group):
-    """Commands whose errors are one line, and tell by their exit code what kind they are."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            done = super().invoke(ctx)
-            sys.stdout.flush()
-            return done
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click ends a broken pipe without a word
-        except KeyboardInterrupt as stop:
-            said, code = stop.args if len(stop.args) == 2 else ("interrupted", INTERRUPTED)
-            click.secho(said, fg="yellow", err=True)
-            sys.exit(code)
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            code = _code(error)
-            if code is None:
-                raise
-            click.secho(f"error: {error}", fg="red", err=True)
-            sys.exit(code)
-
-
-def _code(error: Exception) -> int | None:
-    """The exit code of an expected error; None for one that is a fault of ours and shows where it happened."""
-    from ..core.errors import BadSetting, MissingExtra, NacreError, UnknownName
-    from ..experiment import Finished
-
-    if isinstance(error, Finished):
-        return NOTHING
-    if isinstance(error, (BadSetting, UnknownName, MissingExtra)):
-        return WRONG
-    return FAILED if isinstance(error, (NacreError, OSError, MemoryError)) else None
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -98,7 +56,8 @@ plugin = click.option(
 EXAMPLES = """\b
   nacre run                                     the comparison on drawn glyphs, some minutes
   nacre run my.toml --set stage.0.epochs=5      one experiment
-  nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder"""
+  nacre run my.toml --seeds 0,1,2 --out runs/a  three seeds, in this folder
+  nacre run recipe:banking77 --data DIR         a published setting, over the data in DIR"""
 
 
 @cli.command(epilog=EXAMPLES)
@@ -109,12 +68,24 @@ EXAMPLES = """\b
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder; by default runs/NAME-DATE-TIME.")
 @click.option("--seeds", metavar="0,1,2", help="Several give mean and spread; the same as --set run.seeds=[0,1,2].")
 @click.option("--device", help='"auto", "cpu", "cuda"; the same as --set run.device=...')
+@click.option("--data", metavar="SOURCE", help="A name or a path; the same as --set data.source=...")
+@click.option("--backbone", metavar="SOURCE", help="A name, folder or hub id; the same as --set backbone.source=...")
 @plugin
-def run(config: Path | None, changes: tuple[str, ...], out: Path | None, seeds: str | None, device: str | None) -> None:
-    """Run what CONFIG says; without one, the embedded comparison."""
+def run(
+    config: Path | None,
+    changes: tuple[str, ...],
+    out: Path | None,
+    seeds: str | None,
+    device: str | None,
+    data: str | None,
+    backbone: str | None,
+) -> None:
+    """Run what CONFIG says: a TOML file or recipe:NAME; without one, the embedded comparison."""
     from .work import run_comparison, run_one
 
-    said = [*changes, *_seeds(seeds)]
+    given = {"data.source": data, "backbone.source": backbone}
+    said = [f"{place}={json.dumps(value)}" for place, value in given.items() if value is not None]
+    said = [*changes, *said, *_seeds(seeds)]
     if device is not None:
         said.append(f'run.device="{device}"')
     if config is None:
@@ -200,17 +171,35 @@ def resume(folder: Path) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="How many classes to name.")
 @click.option("--task", type=int, help="The task that the rows come from, for models trained with tasks told.")
+@click.option(
+    "--text", metavar="COLUMN", help="The column of the texts in tables; by default the names of columns tell."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
 @plugin
-def predict(folder: Path, files: tuple[Path, ...], top: int, task: int | None, device: str, as_json: bool) -> None:
+def predict(
+    folder: Path, files: tuple[Path, ...], top: int, task: int | None, text: str | None, device: str, as_json: bool
+) -> None:
     """Name the classes of FILES by the model in DIR, a run's folder or an export.
 
-    FILES are pictures (png, jpg, ...), or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz or not).
+    FILES are pictures (png, jpg, ...), or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz or not). For a
+    model of texts they are .txt, a text a line, or tables: .csv, .tsv, .json, .jsonl, .parquet.
     """
     from .predicting import predict_files
 
-    predict_files(folder, files, top, task, device, as_json)
+    predict_files(folder, files, top, task, device, as_json, text)
+
+
+@cli.command()
+@click.option("--clear", is_flag=True, help="Delete all of it.")
+def cache(clear: bool) -> None:
+    """Show the features that frozen backbones gave and that are kept on disk, so that heads need not wait for them again.
+
+    They lie in $NACRE_CACHE, by default in the user's cache folder; the oldest go once there are 4 GiB of them.
+    """
+    from .telling import show_cache
+
+    show_cache(clear)
 
 
 @cli.command("list")

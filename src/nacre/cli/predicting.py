@@ -9,18 +9,25 @@ from pathlib import Path
 import click
 import torch
 
-from ..core.errors import BadData
-from ..data import read_idx, read_npy, read_npz, read_picture
+from ..core.errors import BadData, BadSetting
+from ..core.files import text_of
+from ..data import form_of, read_idx, read_npy, read_npz, read_picture, read_tables, texts_in
 from ..experiment import load
 
 KEYS = ("x", "x_test", "images")
 
 
-def predict_files(folder: Path, files: Sequence[Path], top: int, task: int | None, device: str, as_json: bool) -> None:
+def predict_files(
+    folder: Path, files: Sequence[Path], top: int, task: int | None, device: str, as_json: bool, text: str | None
+) -> None:
     """Print the likeliest classes of each row of each file."""
     model = load(folder, device=device)
+    if text is not None and not model.reads_texts:
+        raise BadSetting(f"--text {text} names a column of texts, and this model reads none: leave it out")
     for path in files:
-        rows = _rows(path)
+        if not path.is_file():
+            raise BadData(f"there is no file {path}: give pictures, .npy, .npz or idx files, or texts")
+        rows = _texts(path, text) if model.reads_texts else _rows(path)
         found = model.top(rows, top, task)
         for i, best in enumerate(found):
             row = str(path) if len(found) == 1 else f"{path}[{i}]"
@@ -31,10 +38,22 @@ def predict_files(folder: Path, files: Sequence[Path], top: int, task: int | Non
                 click.echo(f"{row}: " + ", ".join(f"{name} ({value:.3g})" if top > 1 else name for name, value in best))
 
 
+def _texts(path: Path, column: str | None) -> list[str]:
+    """The texts in a file: a table's, or one a line."""
+    if not form_of(path):
+        if path.name.lower().removesuffix(".gz").endswith((".txt", ".text")):
+            return [line for line in text_of(path, "text").splitlines() if line.strip()]
+        raise BadData(
+            f"{path} holds no texts: give a .txt file with a text a line, or a table (.csv, .tsv, .jsonl, .parquet)"
+        )
+    tables = read_tables(path)
+    if len(tables) > 1:
+        raise BadData(f"{path} holds {' and '.join(tables)} rows: give a file with the rows to predict alone")
+    return texts_in(tables["train"], column)
+
+
 def _rows(path: Path) -> torch.Tensor:
     """The rows in a file: (rows, channels, height, width) or (rows, width)."""
-    if not path.is_file():
-        raise BadData(f"there is no file {path}: give pictures, .npy, .npz or idx files")
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".npy", ".npz")):
         return _array(path)

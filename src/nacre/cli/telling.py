@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 from ..catalogue import KINDS, Entry, Setting, about, entries, settings_of
 from ..core.errors import UnknownName
 from ..experiment import TABLES, StreamTable
+from ..experiment import cache as feature_cache
 from ..report import Sheet, settings_sheet, show
 
 PLURALS = {"method": "methods", "memory": "memories", "stream": "streams", "backbone": "backbones", "data": "data"}
@@ -50,6 +52,26 @@ def show_part(name: str) -> None:
         if snippet := _snippet(entry):
             parts.append(f"In a config:\n\n{snippet}")
     show(*parts)
+
+
+def show_cache(clear: bool) -> None:
+    """Print what features are kept on disk, or delete them."""
+    place = feature_cache.folder()
+    if clear:
+        show(f"deleted {feature_cache.clear()} files in {place}")
+        return
+    rows = [
+        [
+            *(str(entry.about.get(key, "-")) for key in ("data", "part", "rows", "width", "backbone")),
+            f"{entry.bytes / 2**20:.1f}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
+        ]
+        for entry in sorted(feature_cache.entries(), key=lambda entry: -entry.used)
+    ]
+    held = sum(entry.bytes for entry in feature_cache.entries())
+    header = ["data", "part", "rows", "width", "backbone", "MiB", "last used"]
+    sheet = [Sheet(header, rows, left=len(header))] if rows else []
+    show(*sheet, f"{held / 2**20:.1f} of {feature_cache.MOST / 2**20:.0f} MiB in {place}")
 
 
 def _cells(setting: Setting) -> tuple[str, str, str, str, str]:

@@ -17,12 +17,14 @@ from ..core.durable import write_text
 from ..core.errors import BadSetting
 from ..core.run import Run
 from ..experiment import (
+    PREFIX,
     Comparison,
     Config,
     Experiment,
     Stopping,
     default_comparison,
     device_of,
+    recipe,
     slug,
 )
 from ..report import Sheet, comparison, matrix, references, show
@@ -32,8 +34,8 @@ RUNS = Path("runs")
 
 
 def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
-    """Run one config."""
-    config = Config.load(path, changes)
+    """Run one config, or the recipe of that name."""
+    config = recipe(str(path), changes=changes) if str(path).startswith(PREFIX) else Config.load(path, changes)
     with ranks.joined():
         out = Path(ranks.told(str(out if out is not None else folder_for(config.run.name))))
         with signals_heard(out) as stopping, progress(config.run.name) as hears:

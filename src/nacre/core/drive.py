@@ -25,13 +25,14 @@ from torch.optim import Optimizer
 from . import ranks, shards
 from .dice import dice, seed_global
 from .errors import BadSetting, RanksDiffer
+from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, called, device_of, evaluating, forward, grow
 from .once import pass_over
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
-from .rows import Augment, Batch, Cut
+from .rows import Augment, Batch, Cut, lengths_of
 from .rule import Rule, Site, hooked
 from .stream import Task
 from .widen import go_on_with
@@ -191,13 +192,18 @@ class Drive:
         if self.in_parts:  # gradients that were taken on the way
             self.model.zero_grad()
 
-    def order(self, epoch: int) -> Tensor:
-        """The positions of the rows that are trained on, in the order in which this epoch takes them."""
+    def order(self, epoch: int, size: int | None = None) -> Tensor:
+        """The positions of the rows that are trained on, in the order in which this epoch takes them in batches of `size`.
+
+        Rows of like length share a batch, where they know how long they are and their order is drawn.
+        """
         rows = len(self.rows) if self.rows is not None else 0
         if self.task.ordered and self.rows is self.task.train:
             order = torch.arange(rows)
         else:
             order = torch.randperm(rows, generator=dice(*self.place, epoch, "order"))
+            if size is not None and (lengths := lengths_of(self.rows)) is not None:
+                order = bucketed(order, lengths, size, dice(*self.place, epoch, "buckets"))
         return self.method.shape_order(order, self.task, epoch)
 
     def batches(self, epoch: int, size: int, start: int = 0) -> Iterator[Batch]:
@@ -212,7 +218,7 @@ class Drive:
         """The same, each step's rows cut into `accumulate` micro-batches (of this rank); give each to `loss`."""
         if self.rows is None:
             return
-        order = self.order(epoch)
+        order = self.order(epoch, size)
         pass_over(self.rows, order[: start * size])
         for low in range(start * size, len(order), size):
             step = order[low : low + size]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadSetting
-from .rows import Batch, Rows
+from .rows import Batch, Rows, lengths_of
 
 
 @dataclass(eq=False)
@@ -36,6 +36,11 @@ class Once:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """See `lengths_of`; to know how long rows are is no look at them."""
+        return lengths_of(self.rows)
 
     def take(self, index: Tensor) -> Batch:
         """The rows at these positions.

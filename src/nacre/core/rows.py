@@ -116,6 +116,11 @@ class Rows(Protocol):
         ...
 
 
+def lengths_of(rows: Rows | None) -> Tensor | None:
+    """How long each row is, (rows,), where rows are of different lengths and know it (their `lengths`); else None."""
+    return getattr(rows, "lengths", None)
+
+
 @dataclass(frozen=True)
 class TensorRows:
     """Rows held in memory, as they were given: uint8 pixels stay uint8.
@@ -166,6 +171,12 @@ class Picked:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """See `lengths_of`."""
+        known = lengths_of(self.rows)
+        return None if known is None else known[self.index]
+
     def take(self, index: Tensor) -> Batch:
         batch = self.rows.take(self.index[index])
         y = batch.y if self.labels is None else self.labels[batch.y]
@@ -181,6 +192,13 @@ class Chain:
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """See `lengths_of`."""
+        known = [lengths_of(rows) for rows in self.parts]
+        told = [held for held in known if held is not None]
+        return torch.cat(told) if told and len(told) == len(known) else None
 
     def take(self, index: Tensor) -> Batch:
         ends = torch.tensor([len(p) for p in self.parts]).cumsum(0)

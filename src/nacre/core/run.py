@@ -6,6 +6,7 @@ seed, and where it holds numbers also their `mean` and `spread`, the sample stan
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import statistics
@@ -172,7 +173,9 @@ class Run:
         Raises:
             NotSaved: the disk is full, or cannot be written to.
         """
-        write_text(Path(folder) / FILE, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        text = io.StringIO()  # as text a record is small, in the pieces that json makes of it a hundred times larger
+        json.dump(self.to_json(), text, indent=1, allow_nan=False)
+        write_text(Path(folder) / FILE, text.getvalue() + "\n")
 
     def table(self) -> Text:
         """The run in a few lines of plain text: the first seed's scores and the summary over all seeds."""

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tensor_file import KINDS
+
 DEPTH = 100  # levels of a tree
-UNFIT = (torch.complex128,)  # no type of safetensors
 NON_FINITE = re.compile("[0-9a-f]{16}")
 
 
@@ -68,7 +69,7 @@ def _jsoned(value: Any, path: str, tensors: dict[str, Tensor], depth: int = 0) -
     where = path or "the tree"
     match value:
         case Tensor():
-            if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.dtype in UNFIT:
+            if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.dtype not in KINDS:
                 raise TypeError(f"{where}: a checkpoint cannot hold a tensor of {value.dtype}, {value.layout}")
             name = (
                 f"{len(tensors)}:{path.encode('ascii', 'backslashreplace').decode()}"  # numbered: paths may read alike

@@ -1,14 +1,17 @@
 """Data: named sources, files, folders and arrays as checked rows, and augmentation of whole batches."""
 
 from .augment import AUGMENTS, Compose, Flip, Jitter, Shift, augmentation
+from .columns import texts_in
 from .glyphs import stream_glyphs
 from .idx import read_idx
 from .images import read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
-from .source import Column, Source, check_inputs, digest
-from .tables import Table, read_tables
+from .refusals import check_inputs
+from .source import Column, Source, digest
+from .tables import Table, form_of, read_tables
 from .texts import TextRows
+from .tokens import TokenRows, tokens_of
 from .validation import without_test_rows
 
 __all__ = [
@@ -22,9 +25,11 @@ __all__ = [
     "Source",
     "Table",
     "TextRows",
+    "TokenRows",
     "augmentation",
     "check_inputs",
     "digest",
+    "form_of",
     "load",
     "read_idx",
     "read_npy",
@@ -32,5 +37,7 @@ __all__ = [
     "read_picture",
     "read_tables",
     "stream_glyphs",
+    "texts_in",
+    "tokens_of",
     "without_test_rows",
 ]

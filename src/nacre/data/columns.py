@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..core.errors import BadData, UnknownName, shown
 from ..core.files import text_of
-from .source import HALF, UNNAMEABLE, Source
+from .refusals import HALF
+from .source import UNNAMEABLE, Source
 from .splitting import Part, source_of
 from .tables import Table, listed
 
@@ -153,6 +154,33 @@ def label_of(table: Table, *others: str | None) -> str | None:
     left = [n for n in table.columns if n not in others]
     with_names = [n for n in left if n in table.names]
     return _named(LABELS, left) or (with_names[0] if len(with_names) == 1 else None)
+
+
+def texts_in(table: Table, text: str | None = None) -> list[str]:
+    """The texts of a table that may have no labels.
+
+    Args:
+        table: The table.
+        text: Their column; None goes by the names of columns, else takes the only one that holds words.
+
+    Raises:
+        UnknownName: there is no column of that name.
+        BadData: their names do not tell, or a cell holds no text.
+
+    >>> texts_in(Table("a.csv", {"id": [1, 2], "query": ["to be", "or not"]}))
+    ['to be', 'or not']
+    """
+    names = list(table.columns)
+    if text is not None and text not in names:
+        raise UnknownName(f"column of {table.source}", text, names)
+    words = [n for n in names if n.strip().lower() not in LABELS and _numbers(table, n) is None]
+    found = text if text is not None else _named(TEXTS, names) or (words[0] if len(words) == 1 else None)
+    if found is None:
+        raise BadData(
+            f"{table.source} has the columns {listed(names)}, and none of them is called {', '.join(TEXTS[:-1])} or "
+            f"{TEXTS[-1]}: say which one holds the texts, as --text COLUMN"
+        )
+    return _texts(table, found)
 
 
 def _named(words: Sequence[str], names: Sequence[str]) -> str | None:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.errors import BadData, shown
+from ..core.errors import BadData
 from ..core.rows import TensorRows
+from .refusals import check_inputs, check_labels, check_texts
 from .texts import TextRows
+from .tokens import Tokenize, TokenRows, tokens_of
 
-HALF = re.compile(r"[\ud800-\udfff]")  # what no file can hold
+Known = TensorRows | TextRows | TokenRows
+"""The rows that data are made of."""
 UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no name holds: control characters, halves of letters
 
 
@@ -76,13 +79,13 @@ class Source:
     """
 
     name: str
-    train: TensorRows | TextRows = field(repr=False)
-    test: TensorRows | TextRows = field(repr=False)
+    train: Known = field(repr=False)
+    test: Known = field(repr=False)
     classes: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...] = ()
     sha256: str = ""
     note: str = ""
-    validation: TensorRows | TextRows | None = field(default=None, repr=False)
+    validation: Known | None = field(default=None, repr=False)
     columns: Mapping[str, Column] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +114,21 @@ class Source:
             known += [part for _, c in sorted(self.columns.items()) for part in (c.train, c.test)]
             object.__setattr__(self, "sha256", digest(*known))
 
+    def tokenized(self, tokenize: Tokenize) -> Source:
+        """The same data, its texts as tokens; the digest stays that of the texts.
+
+        Raises:
+            BadData: it holds no texts, or a text of which the tokenizer leaves nothing.
+        """
+        held = {"training": self.train, "test": self.test, "validation": self.validation}
+        made = [
+            None if rows is None else tokens_of(f"{self.name}, {part} rows", rows, tokenize)
+            for part, rows in held.items()
+        ]
+        train, test, validation = made
+        assert train is not None and test is not None
+        return replace(self, train=train, test=test, validation=validation)
+
 
 def digest(*parts: Any) -> str:
     """SHA-256 of the bytes of tensors, one after the other, in hexadecimal; mappings go by sorted key.
@@ -132,7 +150,9 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()
 
 
-def _inputs(rows: TensorRows | TextRows) -> Any:
+def _inputs(rows: Known) -> Any:
+    if isinstance(rows, TokenRows):
+        return {**rows.tokens.fields, "ends": rows.tokens.ends}
     return rows.texts if isinstance(rows, TextRows) else rows.x
 
 
@@ -146,99 +166,18 @@ def _check_names(name: str, classes: tuple[str, ...]) -> None:
         )
 
 
-def _check_rows(what: str, rows: TensorRows | TextRows, classes: tuple[str, ...]) -> None:
-    _check_labels(what, rows.y, classes)
+def _check_rows(what: str, rows: Known, classes: tuple[str, ...]) -> None:
+    check_labels(what, rows.y, classes)
     if isinstance(rows, TextRows):
-        _check_texts(what, rows.texts)
+        check_texts(what, rows.texts)
+    if not isinstance(rows, TensorRows):
         return
     for x in rows.x.values() if isinstance(rows.x, Mapping) else [rows.x]:
         check_inputs(what, x, tokens=isinstance(rows.x, Mapping))
 
 
-def _check_texts(what: str, texts: Iterable[Any]) -> None:
-    for row, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise BadData(f"{what}: row {row} is no text but {shown(text)} ({type(text).__name__}): give texts")
-        if not text.strip():
-            raise BadData(f"{what}: row {row} has no text: leave it out")
-        if HALF.search(text):
-            raise BadData(
-                f"{what}: row {row} holds half a letter (a surrogate without its other half): repair its text"
-            )
-
-
-def _check_labels(what: str, y: Tensor, classes: tuple[str, ...]) -> None:
-    if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise BadData(f"{what}: labels are a tensor of whole numbers (int64), not {kind}: convert them with y.long()")
-    if y.ndim != 1:
-        raise BadData(
-            f"{what}: labels have the shape (rows,), not {tuple(y.shape)}: give one class a row, not one-hot rows"
-        )
-    if not len(y):
-        raise BadData(f"{what}: there are none: give at least one row of each class")
-    low, high = int(y.min()), int(y.max())
-    if low < 0:
-        raise BadData(f"{what}: label {low} is negative: labels count from 0")
-    if len(classes) < 2:
-        raise BadData(
-            f"{what}: there is only one class ({', '.join(classes) or 'without a name'}), and nothing to tell apart: "
-            "give data with at least two classes"
-        )
-    if high >= len(classes):
-        raise BadData(
-            f"{what}: label {high} is beyond the {len(classes)} classes 0..{len(classes) - 1}: give `classes` one name for "
-            "each label, or number the labels from 0"
-        )
-
-
-def check_inputs(what: str, x: Any, tokens: bool = False) -> None:
-    """Refuse rows that no backbone could read.
-
-    Args:
-        what: What they are called in messages.
-        x: Pictures (rows, channels, height, width), uint8 in 0..255 or float in 0..1, or vectors (rows, width).
-        tokens: Whether they are a field of many, of any shape.
-
-    Raises:
-        BadData: another shape or type, NaN, or float pictures beyond 0..1.
-    """
-    if not isinstance(x, Tensor):
-        raise BadData(f"{what}: inputs are tensors, not {type(x).__name__}: use torch.as_tensor, or nacre.data.load")
-    if tokens:
-        return
-    if x.ndim == 3:
-        raise BadData(
-            f"{what}: inputs of shape {tuple(x.shape)} have no channels: grey pictures are (rows, 1, height, width), as "
-            "x[:, None] makes them"
-        )
-    if x.ndim not in (2, 4) or 0 in x.shape[1:]:
-        raise BadData(
-            f"{what}: inputs are pictures (rows, channels, height, width) or vectors (rows, width), not {tuple(x.shape)}"
-        )
-    if x.ndim == 4 and x.shape[1] > 4 and x.shape[-1] in (1, 3, 4):
-        raise BadData(
-            f"{what}: pictures of shape {tuple(x.shape)} seem to have their channels last: use x.permute(0, 3, 1, 2)"
-        )
-    if x.dtype != torch.uint8 and not x.dtype.is_floating_point:
-        raise BadData(
-            f"{what}: inputs are uint8 or float, not {x.dtype}: convert pixels in 0..255 with x.to(torch.uint8)"
-        )
-    if x.dtype == torch.uint8 or not len(x):
-        return
-    low, high = x.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):  # NaN and infinities survive aminmax
-        wrong = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-        raise BadData(f"{what}: {wrong} of {len(x)} rows hold NaN or infinite numbers: repair or leave them out")
-    if x.ndim == 4 and (low < -1e-3 or high > 1 + 1e-3):
-        raise BadData(
-            f"{what}: float pictures lie in 0..1, these in {float(low):.4g}..{float(high):.4g}: divide 0..255 by 255 or give "
-            "uint8, and leave mean and standard deviation to the backbone's Pixels"
-        )
-
-
-def _check_alike(name: str, part: str, train: TensorRows | TextRows, other: TensorRows | TextRows) -> None:
-    if isinstance(train, TextRows) or isinstance(other, TextRows):
+def _check_alike(name: str, part: str, train: Known, other: Known) -> None:
+    if not (isinstance(train, TensorRows) and isinstance(other, TensorRows)):
         if type(train) is not type(other):
             raise BadData(f"{name}: of training and {part} rows only one are texts: give both in one form")
         return

@@ -7,9 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..core.rows import TensorRows
-from .source import Source
+from .source import Known, Source
 from .splitting import split
 from .texts import TextRows
+from .tokens import TokenRows
 
 
 def without_test_rows(source: Source, seed: int = 0, share: float = 0.1) -> Source:
@@ -49,8 +50,10 @@ def _noted(source: Source, more: str) -> str:
     return f"{source.note}; {more}" if source.note else more
 
 
-def _picked(rows: TensorRows | TextRows, index: Tensor) -> TensorRows | TextRows:
+def _picked(rows: Known, index: Tensor) -> Known:
     if isinstance(rows, TextRows):
         return replace(rows, texts=[rows.texts[i] for i in index.tolist()], y=rows.y[index])
+    if isinstance(rows, TokenRows):
+        return TokenRows(rows.tokens.chosen(index), rows.y[index])
     batch = rows.take(index)
     return TensorRows(batch.x, batch.y)

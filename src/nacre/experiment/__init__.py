@@ -6,6 +6,7 @@ from .experiment import Experiment
 from .export import Predictor, export, load
 from .fit import fit
 from .folder import Finished, slug
+from .named import PREFIX, recipe
 from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .sweep import Sweep, swept_in
@@ -13,6 +14,7 @@ from .tables import TABLES, StreamTable
 from .trial import Trial, device_of
 
 __all__ = [
+    "PREFIX",
     "TABLES",
     "Comparison",
     "Config",
@@ -32,6 +34,7 @@ __all__ = [
     "export",
     "fit",
     "load",
+    "recipe",
     "slug",
     "swept_in",
 ]

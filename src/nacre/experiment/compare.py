@@ -1,7 +1,7 @@
 """Several runs side by side: the comparison that `nacre run` makes where it is given no config.
 
-Each row is an ordinary run in a folder of its own, made of a config in `recipes/` that can be run by itself. The folder of
-the rows' folders holds `comparison.json`: their names in order, and the results once there are any.
+Each row is an ordinary run in a folder of its own, made of a numbered config in `recipes/` that can be run by itself. The
+folder of the rows' folders holds `comparison.json`: their names in order, and the results once there are any.
 """
 
 from __future__ import annotations

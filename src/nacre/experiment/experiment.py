@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backbones import Body
 from ..checkpoint import describing
 from ..core import ranks
-from ..core.errors import BadCheckpoint, BadData, NotSaved
+from ..core.errors import BadCheckpoint, NotSaved
 from ..core.run import Result, Run
 from ..learner import Learner, Listener
 from ..metrics import START, forget_peak
@@ -169,6 +169,9 @@ class _Seed(Listener):
             hears.seed_ends(self.trial, result)
 
     def _learn(self) -> None:
+        if self.trial.features is not None:
+            self.trial.features.take()
+            self.recorder.lap("features")
         if self.experiment.config.stream.evaluate == "all" and not self.recorder.matrix.moments:
             self._measure(START, None)
         for met in self.trial.learner.learn(self.trial.stream, self.recorder, self, *self.listeners):
@@ -236,11 +239,7 @@ class _Seed(Listener):
             raise BadCheckpoint(
                 f"the checkpoint of seed {self.seed} is not one of an experiment: was it written by hand?"
             )
-        if record.get("sha256") != self.trial.source.sha256:
-            raise BadData(
-                f"the data have changed since this run began (sha256 {self.trial.source.sha256[:12]}..., then "
-                f"{str(record.get('sha256'))[:12]}...): bring the old rows back, or start a new run"
-            )
+        self.recorder.refuse_other_rows(record)
         with describing(f"seed {self.seed} of this run"):
             self.trial.learner.load_state_dict(saved["learner"])
             self.recorder.load_state_dict(record)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..backbones import Body, Classifier, from_spec
 from ..catalogue import make
 from ..core.errors import BadCheckpoint, BadSetting
 from ..core.files import first_line
+from ..core.lengths import put_back, readings
 from ..core.method import Method, leaves, parts_of
 from ..core.model import bare, device_of, evaluating, grow
 from ..core.rows import Batch
@@ -24,7 +25,7 @@ from ..core.stream import experiences
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner
 from ..streams import FromData
-from .rows import Trained
+from .rows import Trained, TrainedOnTexts
 from .trial import device_called
 
 logger = logging.getLogger(__name__)
@@ -88,11 +89,16 @@ class Predictor:
         method: Method,
         classes: list[str],
         precision: str,
-        trained: Trained,
+        trained: Trained | TrainedOnTexts,
         tasks: int | None = None,
     ):
         self.model, self.method, self.classes, self.precision = model, method, classes, precision
         self.trained, self.tasks = trained, tasks
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether its rows are texts."""
+        return isinstance(self.trained, TrainedOnTexts)
 
     def scores(self, x: Any, task: int | None = None) -> Tensor:
         """Scores of rows, (rows, classes), on the CPU.
@@ -100,7 +106,7 @@ class Predictor:
         Args:
             x: Pictures (rows, channels, height, width) or (rows, height, width), uint8 in 0..255 or float in 0..1, or vectors
                 (rows, width), or a single one; a tensor or an array. Pictures of another size than in training are refused
-                where the backbone has no size of its own.
+                where the backbone has no size of its own. A list of texts, or one, where the model reads texts.
             task: The task they come from, from 0, where the model was trained with tasks told.
 
         Raises:
@@ -112,11 +118,12 @@ class Predictor:
         if task is not None and self.tasks is not None and not 0 <= task < self.tasks:
             raise BadSetting(f"task is one of 0..{self.tasks - 1}, not {task!r}")
         rows = self.trained.rows(x)
-        device = device_of(self.model)
+        device, pieces = device_of(self.model), readings(rows, SIZE)
         cast = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
         with evaluating(self.model), torch.no_grad(), cast:
-            found = [self.method.predict(self.model, batch.to(device)).float().cpu() for batch in _batches(rows, task)]
-        return torch.cat(found) if found else torch.empty(0, len(self.classes))
+            batches = (_told(rows.take(piece), task).to(device) for piece in pieces)
+            found = [self.method.predict(self.model, batch).float().cpu() for batch in batches]
+        return put_back(found, pieces) if found else torch.empty(0, len(self.classes))
 
     def predict(self, x: Any, task: int | None = None) -> list[str]:
         """The name of the class that each row most likely is."""
@@ -171,7 +178,7 @@ def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Pred
     model.to(device).requires_grad_(False)
     if device.type != "cpu" and saved["method"] is not None:
         method.load_state_dict(moved(saved["state"], device))
-    trained = Trained(tuple(saved["row"]["shape"]), saved["row"]["raw"], body.pixels)
+    trained = _trained(saved["row"], body)
     return Predictor(model.eval(), method, saved["classes"], saved["precision"], trained, saved["tasks"])
 
 
@@ -191,8 +198,12 @@ def _row(split: FromData) -> dict[str, Any]:
     return {"shape": shape, "raw": isinstance(x, Tensor) and x.dtype == torch.uint8}
 
 
-def _batches(rows: Tensor, task: int | None) -> Iterator[Batch]:
-    for low in range(0, len(rows), SIZE):
-        part = rows[low : low + SIZE]
-        told = None if task is None else torch.full((len(part),), task)
-        yield Batch(part, torch.zeros(len(part), dtype=torch.long), task=told)
+def _trained(row: dict[str, Any], body: Body) -> Trained | TrainedOnTexts:
+    if body.tokenizer is not None:
+        return TrainedOnTexts(body.tokenizer)
+    assert body.pixels is not None
+    return Trained(tuple(row["shape"]), row["raw"], body.pixels)
+
+
+def _told(batch: Batch, task: int | None) -> Batch:
+    return batch if task is None else replace(batch, task=torch.full((len(batch),), task))

@@ -15,7 +15,7 @@ from ..core.method import Method, leaves
 from ..core.run import Run
 from ..core.state import called
 from ..core.state import settings as settings_of
-from ..data import Source, TextRows, load
+from ..data import Source, load
 from ..learner import Listener
 from .config import Config
 from .experiment import Experiment
@@ -30,7 +30,7 @@ def fit(
     source: Any,
     method: str | Method | Sequence[str | Method] = "fine-tuning",
     *,
-    backbone: str | Body | nn.Module | None = None,
+    backbone: str | Path | Body | nn.Module | None = None,
     tasks: int | Sequence[int] | None = None,
     kind: str | Mapping[str, Any] = "class-incremental",
     epochs: int = 5,
@@ -82,7 +82,7 @@ def fit(
         )
     if settings:
         methods = [{**methods[0], **settings}]
-    made = None if isinstance(backbone, (str, type(None))) else _body(backbone)
+    made = None if isinstance(backbone, (str, Path, type(None))) else _body(backbone)
     data = None if isinstance(source, (str, Path)) else load(source)
     seeds, tasks = _plain(seeds), _plain(tasks)
     tables = {
@@ -134,5 +134,5 @@ def _chosen(source: Any, data: Source | None) -> str:
     if str(source) in OWN_BODY:
         return OWN_BODY[str(source)]
     rows = (load(source) if data is None else data).train
-    x = None if isinstance(rows, TextRows) else rows.x
+    x = getattr(rows, "x", None)
     return f"mlp:{x.shape[1]}-200-200" if isinstance(x, Tensor) and x.ndim == 2 else "convnet"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.dice import dice
+from ..core.errors import BadData
 from ..core.model import device_of
 from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
@@ -73,7 +74,7 @@ class Recorder(Listener):
     def lap(self, kind: str) -> None:
         """Count the time since the last lap as this kind."""
         now = time.perf_counter()
-        self.seconds[kind] += now - self.since
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self.since
         self.since = now
 
     def task_begins(self, learner: Learner, met: Experience) -> None:
@@ -107,7 +108,9 @@ class Recorder(Listener):
         self.lap("training")
         learner, asked = self.trial.learner, self.config.stream.evaluate
         if met is not None:
-            self.moved.add(met.task.index, self.motion.since(learner.model))
+            self.moved.add(met.task.index, rows := self.motion.since(learner.model))
+            if self.trial.features is not None:
+                self.trial.features.refuse_motion(rows)
             self._know(met)
         elif asked == "all":
             for ahead in experiences(self.trial.stream):
@@ -116,9 +119,9 @@ class Recorder(Listener):
             mine = met is not None and name in met.tests
             if asked == "last" and not last and not mine:
                 continue
-            rows = met.tests[name] if met is not None and mine else self.trial.stream[index].tests[name]
-            value = self._score(learner, rows) if asked != "last" or last else NAN
-            self.matrix.add(moment, name, value, len(rows), learned=mine)
+            held = met.tests[name] if met is not None and mine else self.trial.stream[index].tests[name]
+            value = self._score(learner, held) if asked != "last" or last else NAN
+            self.matrix.add(moment, name, value, len(held), learned=mine)
         if met is not None:
             self.stale[moment] = learner.answering().stale(learner.model)
             self._warn_of_stale(moment)
@@ -155,6 +158,7 @@ class Recorder(Listener):
             **{name: getattr(self, name) for name in PLAIN},
             "stale": {moment: tasks for moment, tasks in self.stale.items() if tasks},
             "sha256": self.trial.source.sha256,
+            "read_as": self.trial.read_as,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -165,6 +169,24 @@ class Recorder(Listener):
             setattr(self, name, saved[name])
         self.stale = {m: saved["stale"].get(m, []) for m in self.matrix.moments if m != START}
         self.since = time.perf_counter()
+
+    def refuse_other_rows(self, saved: dict[str, Any]) -> None:
+        """See that a record is of the rows that there are, read as they are read now.
+
+        Raises:
+            BadData: it is not.
+        """
+        now = self.trial.source.sha256
+        if (then := saved.get("sha256")) != now:
+            raise BadData(
+                f"the data have changed since this run began (sha256 {now[:12]}..., then {str(then)[:12]}...): bring the old "
+                "rows back, or start a new run"
+            )
+        if saved.get("read_as") != self.trial.read_as:
+            raise BadData(
+                "the backbone prepares rows otherwise than when this run began, by another tokenizer perhaps: bring its old "
+                "files back, or start a new run"
+            )
 
     def _know(self, met: Experience) -> None:
         """Remember where test sets come from; a set that several experiences bring is scored once."""

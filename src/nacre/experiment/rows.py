@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbones import Pixels
-from ..core.errors import BadData
-from ..data import check_inputs
+from ..backbones import Pixels, Tokenizer
+from ..core.errors import BadData, shown
+from ..core.rows import TensorRows
+from ..data import TextRows, TokenRows, check_inputs, tokens_of
+
+
+@dataclass(frozen=True)
+class TrainedOnTexts:
+    """What makes tokens of texts as in training.
+
+    Attributes:
+        tokenizer: The backbone's.
+    """
+
+    tokenizer: Tokenizer
+
+    def rows(self, x: Any) -> TokenRows:
+        """Texts as tokens, without labels of their own.
+
+        Args:
+            x: A text or several.
+
+        Raises:
+            BadData: it holds anything else, or a text of which the tokenizer leaves nothing.
+        """
+        texts: list[Any] = [x] if isinstance(x, str) else list(x) if isinstance(x, Iterable) else [x]
+        if strange := [text for text in texts if not isinstance(text, str)]:
+            raise BadData(f"this model reads texts: give a text or a list of texts, not {shown(strange[0])}")
+        rows = TextRows(texts, torch.zeros(len(texts), dtype=torch.long))
+        return tokens_of("the texts to predict", rows, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -29,8 +56,8 @@ class Trained:
     raw: bool
     pixels: Pixels
 
-    def rows(self, x: Any) -> Tensor:
-        """Rows like those of training: (rows, channels, height, width) or (rows, width).
+    def rows(self, x: Any) -> TensorRows:
+        """Rows like those of training: (rows, channels, height, width) or (rows, width), without labels of their own.
 
         Args:
             x: Such rows, grey ones also without channels, channels first or last; or one row.
@@ -57,7 +84,8 @@ class Trained:
         if rows.ndim == 2 and (rows.dtype == torch.uint8) != self.raw:
             then, now = ("uint8", "float") if self.raw else ("float", "uint8")
             raise BadData(f"the model was trained on {then} vectors, these are {now}: scale and convert them as then")
-        return rows if rows.dtype == torch.uint8 else rows.float()
+        rows = rows if rows.dtype == torch.uint8 else rows.float()
+        return TensorRows(rows, torch.zeros(len(rows), dtype=torch.long))
 
     def _ways(self, x: Tensor) -> Iterator[Tensor]:
         """In which ways an array may be meant."""

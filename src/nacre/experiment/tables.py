@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ..backbones import TextPool
 from ..catalogue import NONE
 from ..core.errors import BadSetting, shown
 from ..core.finite import OnNonFinite
@@ -131,11 +132,35 @@ class BackboneTable(Table):
         "convnet", "a name (see `nacre list backbones`), a Hugging Face folder or hub id, or timm:NAME"
     )
     pretrained: bool = setting(True, "false draws the weights of a pre-trained model anew")
+    layers: int | None = setting(None, "of a Hugging Face model: its first layers that are kept; none = all", low=1)
+    pool: TextPool = setting(
+        "auto",
+        'of a text model: its tokens become one row by "mean", "cls" or "last"; "auto" as its files say, else the mean',
+    )
+    max_length: int | None = setting(
+        None, "of a text model: tokens that a text is cut to; none = as its files say", low=1
+    )
+    normalize: bool | None = setting(
+        None, "of a text model: whether features are scaled to length 1; none = as its files say"
+    )
+    frozen: bool = setting(False, "whether its weights stay as they are, so that only the head trains")
+    cache: Literal["auto", "off"] = setting(
+        "auto", "take the features of all rows once and keep them, wherever no stage can change them; see `nacre cache`"
+    )
     augment: str | list[str] = setting(NONE, "how training pictures are changed, see `nacre list augments`")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_empty(self.source)
+
+    def of_its_kind(self) -> dict[str, Any]:
+        """What `nacre.backbones.backbone` is told that only some kinds of backbones can be told."""
+        return {
+            "layers": self.layers,
+            "pool": self.pool,
+            "max_length": self.max_length,
+            "normalize": self.normalize,
+        }
 
 
 @dataclass

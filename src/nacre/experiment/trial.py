@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..backbones import Body, Classifier, backbone
+from ..backbones import Body, Classifier
 from ..catalogue import find, inner_class, make, placed
 from ..core import ranks
 from ..core.drive import MakeOptimizer
@@ -21,15 +19,15 @@ from ..core.errors import BadData, BadSetting
 from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, TextRows, augmentation, load, without_test_rows
+from ..data import Source, augmentation, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import STREAMS, First, FromData, arriving
+from .bodies import GIVEN, body_of, read_as, read_by
 from .config import Config
+from .features import Features, Read, always_the_same
 from .tables import DEVICE
 
-GIVEN = "given in Python"
-"""The name of a source or a backbone that no config can say."""
 MARK_EVERY = 100  # steps between the places that a rollback returns to, where no checkpoints are written by steps
 
 
@@ -45,6 +43,8 @@ class Trial:
         body: The backbone and its description.
         learner: The model and its stages, at their beginning.
         arrival: How rows arrive.
+        features: What the learner reads in place of rows; None where it reads the rows themselves.
+        read_as: A digest of how the backbone prepares rows, and of the tokens that it makes of texts.
     """
 
     seed: int
@@ -54,6 +54,8 @@ class Trial:
     body: Body
     learner: Learner
     arrival: str = "offline"
+    features: Features | None = None
+    read_as: str = ""
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class Trial:
 
     def data(self) -> dict[str, Any]:
         """What the record says of the data."""
-        source = self.source
+        source, taken = self.source, {"features": "taken once of the frozen backbone"} if self.features else {}
         return {
             "source": source.name,
             "sha256": source.sha256,
@@ -75,6 +77,7 @@ class Trial:
             "classes": len(source.classes),
             "note": source.note,
             "stream": {**self.described, "arrival": self.arrival},
+            **taken,
         }
 
 
@@ -98,15 +101,20 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
         if config.data.tested_on == "validation":
             source = without_test_rows(source, seed, config.data.validation_share)
-    told = config.stream
+    told, known = config.stream, body is None
     with placed("stream"):
         kind = STREAMS[told.kind](**told.settings)
+        shape = kind.row_shape(source)
+    with placed("backbone"):
+        body = body_of(config, seed, source, shape, body)
+        source = read_by(body, source, config)
+    with placed("stream"):
         split = kind.over(source, seed)
         split = split if told.first is None else First(split, told.first)
-    with placed("backbone"):
-        body = _body(config, seed, source, kind.row_shape(source), body)
     head = (MultiHead if split.told else GrowingLinear)(body.width, seed=seed)
     model = Classifier(body, head).to(device_of(config))
+    if config.backbone.frozen:
+        model.body.requires_grad_(False)
     stages = tuple(stage(config, i, seed) for i in range(len(config.stage)))
     run = config.run
     learner = Learner(
@@ -118,8 +126,13 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
-    learned = as_met(arriving(split, told.arrival, seed), *(s.method for s in stages))
+    features = None
+    if config.backbone.cache == "auto" and split.brings != "all" and always_the_same(stages, config.backbone.frozen):
+        features = Features(model, body, source, run.precision, run.deterministic, known)
+    met = split if features is None else Read(split, features)
+    learned = as_met(arriving(met, told.arrival, seed), *(s.method for s in stages))
     made = Trial(seed, source, split, learned, body, learner, told.arrival)
+    made.features, made.read_as = features, read_as(body, source)
     for i, s in enumerate(stages):
         if not any(s.runs_on(Task(k)) for k in range(made.tasks)):
             raise BadSetting(f"stage.{i}: when = {s.when!r} is none of the {made.tasks} tasks, which count from 0")
@@ -206,35 +219,6 @@ class _Placed:
     def __call__(self, params: dict[str, nn.Parameter]) -> Optimizer:
         with placed(self.place):
             return self.make(params)
-
-
-def _body(config: Config, seed: int, source: Source, shape: tuple[int, ...], given: Body | None) -> Body:
-    if given is not None:
-        return copy.deepcopy(given)
-    name = config.backbone.source
-    if isinstance(source.train, TextRows):
-        raise BadData(
-            f"{source.name} has text rows, which need a text backbone, and {name!r} reads pictures or numbers: give a backbone "
-            "in Python, and rows whose texts become tokens (nacre.data.TextRows)"
-        )
-    if name == GIVEN:
-        raise BadData("the backbone of this run was given in Python: give it again, as Experiment(config, body=...)")
-    grey_or_colour = shape[0] if len(shape) == 3 and shape[0] in (1, 3) and name.startswith("convnet") else None
-    body = backbone(name, seed=seed, pretrained=config.backbone.pretrained, channels=grey_or_colour)
-    if len(shape) == 1 and body.spec.get("kind") != "mlp":
-        raise BadData(
-            f"{name} reads pictures, the rows of {source.name} are {shape[0]} numbers: write mlp:{shape[0]}-..."
-        )
-    if (
-        body.spec.get("kind") == "mlp"
-        and body.spec["pixels"]["size"] is None
-        and math.prod(shape) != body.spec["widths"][0]
-    ):
-        raise BadData(
-            f"{name} reads {body.spec['widths'][0]} numbers a row, the rows of {source.name} are "
-            f"{'x'.join(map(str, shape))}: write mlp:{math.prod(shape)}-..."
-        )
-    return body
 
 
 def _as_one(methods: list[Method]) -> Rule:

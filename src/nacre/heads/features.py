@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ranks
+from ..core.lengths import put_back, readings
 from ..core.model import evaluating, forward
-from ..core.rows import Rows, batches
+from ..core.rows import Rows
 
 
 @torch.no_grad()
@@ -21,14 +22,13 @@ def features_of(
     Raises:
         BadModel: the model gives no features; the message names `who` needs them.
     """
-    pieces: list[list[Tensor]] = []
-    order = torch.arange(len(rows) if rows is not None else 0)
-    with evaluating(model):
-        for low in ranks.share_of(order[::size]).tolist():
-            for batch in batches(rows, size, order[low : low + size], device=device):
-                found = forward(model, batch).need_features(who)
-                pieces.append([found if found.dtype == torch.float64 else found.float(), batch.y])
-    if not len(order):
+    if rows is None or not len(rows):
         return torch.empty(0, 0), torch.empty(0, dtype=torch.long)
-    pieces = ranks.in_turn(pieces, device)
-    return torch.cat([z for z, _ in pieces]), torch.cat([y for _, y in pieces])
+    pieces, found = readings(rows, size), []
+    with evaluating(model):
+        for k in ranks.share_of(torch.arange(len(pieces))).tolist():
+            batch = rows.take(pieces[k]).to(device)
+            z = forward(model, batch).need_features(who)
+            found.append([z if z.dtype == torch.float64 else z.float(), batch.y])
+    found = ranks.in_turn(found, device)
+    return put_back([z for z, _ in found], pieces), put_back([y for _, y in found], pieces)

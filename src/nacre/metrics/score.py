@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..core import ranks
-from ..core.rows import Batch, Rows, batches
+from ..core.lengths import put_back, readings
+from ..core.rows import Batch, Rows
 
 
 def accuracy(scores: Tensor, batch: Batch) -> Tensor:
@@ -41,11 +42,12 @@ def score(
     >>> score(lambda batch: batch.x, rows)
     0.75
     """
+    pieces = readings(rows, size)
+    numbers = torch.arange(len(pieces))
     marks: list[Tensor] = []
-    order = torch.arange(len(rows))
     with torch.inference_mode():
-        for low in (ranks.share_of(order[::size]) if shared else order[::size]).tolist():
-            for batch in batches(rows, size, order[low : low + size], device=device):
-                marks.append(of(predict(batch), batch).double())
+        for k in (ranks.share_of(numbers) if shared else numbers).tolist():
+            batch = rows.take(pieces[k]).to(device)
+            marks.append(of(predict(batch), batch).double())
     marks = ranks.in_turn(marks, device) if shared else marks
-    return torch.cat(marks).mean().item() if marks else math.nan
+    return put_back(marks, pieces).mean().item() if marks else math.nan
