@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import BadData, BadSetting
 from ..core.files import reading
-from .source import UNNAMEABLE, Source
+from .source import UNNAMEABLE
 from .tables import listed, part_of
 from .unread import Unread
 
@@ -92,26 +92,14 @@ def is_picture_folder(folder: Path) -> bool:
     return any(_is_picture(file) for place in inner for file in place.iterdir())
 
 
-def from_picture_folder(folder: Path, seed: int, test_share: float, size: int | Sequence[int] | None = None) -> Source:
-    """The source in a folder of pictures: `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...`, which is then split.
+def pictures_in(folder: Path, size: int | Sequence[int] | None = None) -> Unread:
+    """The pictures in a folder, `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...`, before any of them is read.
 
     Classes are numbered in the order of their names. All pictures are grey, or all are made RGB.
 
     Args:
         folder: Where they are.
-        seed: Draws the split.
-        test_share: How many of each class are then kept for testing.
         size: Side, or (height, width), that all pictures are stretched to; None: they must be of one size.
-
-    Raises:
-        BadData: a file is no picture or cut short, sizes differ, a class has no picture, or pictures lie beside the classes.
-        BadSetting: an impossible size.
-    """
-    return pictures_in(folder, size).source(seed, test_share)
-
-
-def pictures_in(folder: Path, size: int | Sequence[int] | None = None) -> Unread:
-    """The same pictures before any of them is read.
 
     Raises:
         BadData: a class has no picture, or pictures lie beside the classes.

@@ -13,13 +13,16 @@ from ..core.dice import dice
 from ..core.errors import BadData, BadSetting, UnknownName, shown
 from ..core.files import path_of, reading
 from ..core.rows import TensorRows
-from .arrays import FOUR, TWO, from_arrays, from_npz
+from .arrays import FOUR, TWO, from_arrays, from_npz, mapped_arrays
+from .blocks import is_block_folder, open_blocks
 from .columns import from_tables
+from .dataset_columns import TextsOrNumbers
 from .huggingface import PREFIX, dataset_called, dataset_in, is_dataset_folder
 from .idx import is_idx_folder, read_idx_folder
-from .images import from_picture_folder, is_picture_folder
+from .images import is_picture_folder, pictures_in
 from .source import Source
 from .tables import Table, form_of, joined, listed, part_of, read_tables
+from .unread import Unread
 
 
 def glyphs(seed: int = 0) -> Source:
@@ -81,6 +84,7 @@ def load(
         source: A name in `SOURCES`; a folder of MNIST-format files; a folder of pictures, `CLASS/...` or `train/CLASS/...`
             and `test/CLASS/...`; a table (.csv, .tsv, .json, .jsonl, .parquet) or a folder of the tables `train` and `test`;
             a folder that `save_to_disk` of Hugging Face datasets wrote; `hf:ORG/NAME`, a dataset on their hub;
+            a folder that `make_blocks` wrote;
             a `.npz` file or a mapping with the arrays x_train, y_train, x_test and y_test (or x and y); a tuple of such
             arrays in that order; or a `Source`.
         seed: Draws the embedded data, and the split where there is no test set.
@@ -102,15 +106,21 @@ def load(
     (28, 12, ('0', '1', '2', '3'))
     """
     said = {"text": text, "label": label, "image": image, "size": size}
+    held = given(source, seed, test_share, {name: value for name, value in said.items() if value is not None})
+    return held if isinstance(held, Source) else held.source(seed, test_share)
+
+
+def given(source: Any, seed: int, test_share: float, said: dict[str, Any]) -> Source | Unread | TextsOrNumbers:
+    """What `load` was given, before rows are read where that can wait; `said` holds what is not None."""
     if isinstance(source, (str, os.PathLike)) and source not in SOURCES:
-        return _at_path(source, seed, test_share, {name: value for name, value in said.items() if value is not None})
+        return _at_path(source, seed, test_share, said)
     _refuse(said, "these data")
     if isinstance(source, Source):
         return source
     if isinstance(source, str):
         return SOURCES[source](seed)
     if isinstance(source, Mapping):
-        return from_arrays(source, "arrays", seed, test_share)
+        return mapped_arrays(source, "arrays") or from_arrays(source, "arrays", seed, test_share)
     if not isinstance(source, (tuple, list)):
         raise BadData(
             f"data are given as a name, a path, arrays or a Source, not as {type(source).__name__}: give ({', '.join(TWO)})"
@@ -120,13 +130,15 @@ def load(
         raise BadData(
             f"{len(source)} arrays were given: give ({', '.join(FOUR)}), or ({', '.join(TWO)}) to have them split"
         )
-    return from_arrays(dict(zip(keys, source, strict=True)), "arrays", seed, test_share)
+    return given(dict(zip(keys, source, strict=True)), seed, test_share, said)
 
 
-def _at_path(source: str | os.PathLike[str], seed: int, test_share: float, said: dict[str, Any]) -> Source:
+def _at_path(
+    source: str | os.PathLike[str], seed: int, test_share: float, said: dict[str, Any]
+) -> Source | Unread | TextsOrNumbers:
     given = os.fspath(source)
     if isinstance(source, str) and source.startswith(PREFIX):
-        return dataset_called(source, **said).source(seed, test_share)
+        return dataset_called(source, **said)
     path = path_of(source)
     if path.is_dir():
         with reading(path, "a folder", "may you read it?"):
@@ -146,11 +158,14 @@ def _at_path(source: str | os.PathLike[str], seed: int, test_share: float, said:
     )
 
 
-def _in_folder(folder: Path, seed: int, test_share: float, said: dict[str, Any]) -> Source:
+def _in_folder(folder: Path, seed: int, test_share: float, said: dict[str, Any]) -> Source | Unread | TextsOrNumbers:
     """The data in a folder: what lies there says of which kind they are."""
     name = folder.resolve().name
+    if is_block_folder(folder):
+        _refuse(said, str(folder))
+        return open_blocks(folder)
     if is_dataset_folder(folder):
-        return dataset_in(folder, **said).source(seed, test_share)
+        return dataset_in(folder, **said)
     if is_idx_folder(folder):
         _refuse(said, str(folder))
         return from_arrays(read_idx_folder(folder), name, seed, test_share, "MNIST-format files")
@@ -162,7 +177,7 @@ def _in_folder(folder: Path, seed: int, test_share: float, said: dict[str, Any])
         return from_tables(_tables_in(tables), name, seed, test_share, groups=groups, **said)
     if is_picture_folder(folder):
         _refuse(said, str(folder), "size")
-        return from_picture_folder(folder, seed, test_share, **said)
+        return pictures_in(folder, **said)
     if len(files) == 1:
         _refuse(said, str(folder), "text", "label")
         return from_tables(read_tables(files[0]), name, seed, test_share, groups=groups, **said)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Unread:
         read: The row at a place, (channels, height, width) in uint8, 1 or 3 channels, or (width,).
         called: What the row at a place is called in messages, such as its file.
         done: What was done to the rows so far, for the note.
+        beside: What else is known of each row, by part and column.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Unread:
     read: Callable[[int], Tensor]
     called: Callable[[int], str]
     done: Sequence[str] = ()
+    beside: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.labels.values()))
@@ -61,7 +64,10 @@ class Unread:
     def parted(self, seed: int, test_share: float) -> tuple[dict[str, Part], list[str]]:
         """Places and labels by part, some of them for testing, and what was done."""
         ends = torch.arange(len(self)).split([len(y) for y in self.labels.values()])
-        parts = {part: Part(places, y) for (part, y), places in zip(self.labels.items(), ends, strict=True)}
+        parts = {
+            part: Part(places, y, self.beside.get(part, {}))
+            for (part, y), places in zip(self.labels.items(), ends, strict=True)
+        }
         return parted(self.name, parts, self.classes, seed, test_share, self.done)
 
     def source(self, seed: int, test_share: float) -> Source:
@@ -72,7 +78,9 @@ class Unread:
             BadSetting: `test_share` is not between 0 and 1.
         """
         cut = self._all().split([len(y) for y in self.labels.values()])
-        parts = {part: Part(x, y) for (part, y), x in zip(self.labels.items(), cut, strict=True)}
+        parts = {
+            part: Part(x, y, self.beside.get(part, {})) for (part, y), x in zip(self.labels.items(), cut, strict=True)
+        }
         return source_of(self.name, parts, self.classes, seed, test_share, self.done)
 
     def _all(self) -> Tensor:
