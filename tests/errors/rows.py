@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.errors import (
     rows_backbones,
+    rows_blocks,
     rows_checkpoints,
     rows_checks,
     rows_command,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, list[Row]] = {
     "Tables": rows_files.TABLES,
     "Datasets in Hugging Face form": rows_datasets.DATASETS,
     "Pictures": rows_files.PICTURES,
+    "Blocks": rows_blocks.BLOCKS,
     "Arrays": rows_data.ARRAYS,
     "Sources and texts": rows_data.SOURCE,
     "Augmentation": rows_data.AUGMENT,

@@ -55,7 +55,7 @@ def mapped_arrays(arrays: Mapping[str, Any], name: str) -> Unread | None:
     y, classes = _labels(name, [arrays[key] for key in held if key.startswith("y")], arrays.get("classes"))
     _check_lengths(name, held, x, y)
     sizes, done = list(map(len, y)), []
-    parts = ("train", "test")[: len(x)]
+    parts: list[str] = ["train", "test"][: len(x)]
     _pictures(name, x[0][:1], done)
 
     def at(place: int) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def mapped_arrays(arrays: Mapping[str, Any], name: str) -> Unread | None:
         part, row = at(place)
         return f"{name}, {held[2 * part]}, row {row + 1}"
 
-    beside = dict(zip(parts, _beside(arrays, held, sizes), strict=True))
+    beside: dict[str, dict[str, list[Any]]] = dict(zip(parts, _beside(arrays, held, sizes), strict=True))
     return Unread(name, dict(zip(parts, y, strict=True)), classes, read, called, done, beside)
 
 

@@ -33,7 +33,6 @@ FORMAT, MANIFEST = "nacre-blocks-1", "blocks.json"
 PIECE = 2**20  # bytes that share a digest
 KEPT = 2**24  # bytes that are read before pages are given back to the system
 PAGES = 2**16  # bytes that the system maps around each that is read
-TYPES = {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64, "float64": torch.float64}
 AGAIN = "make the blocks again, or bring the file back from a copy"
 
 
@@ -173,7 +172,8 @@ def open_blocks(folder: Path) -> Source:
     """
     told = _manifest(folder / MANIFEST)
     with reading(folder / MANIFEST, "what make_blocks writes", AGAIN):
-        files = {name: Block(folder / name, entry) for name, entry in told["files"].items()}
+        names = {Path(name).name: entry for name, entry in told["files"].items()}  # of files in this folder alone
+        files = {name: Block(folder / name, entry) for name, entry in names.items()}
         parts = {part: _rows(part, files, told["kind"]) for part in told["parts"]}
         columns = {
             column["name"]: Column(

@@ -77,11 +77,12 @@ class Unread:
             BadData: they do not fit into it, one cannot be read, or `Source` refuses them.
             BadSetting: `test_share` is not between 0 and 1.
         """
-        cut = self._all().split([len(y) for y in self.labels.values()])
-        parts = {
-            part: Part(x, y, self.beside.get(part, {})) for (part, y), x in zip(self.labels.items(), cut, strict=True)
-        }
-        return source_of(self.name, parts, self.classes, seed, test_share, self.done)
+        return source_of(self.name, self._parts(self._all()), self.classes, seed, test_share, self.done)
+
+    def _parts(self, x: Tensor) -> dict[str, Part]:
+        cut = x.split([len(y) for y in self.labels.values()])
+        pairs = zip(self.labels.items(), cut, strict=True)
+        return {part: Part(held, y, self.beside.get(part, {})) for (part, y), held in pairs}
 
     def _all(self) -> Tensor:
         """All rows in one tensor; as soon as one picture has colours, all have three channels."""
