@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from nacre.core.errors import BadData, BadSetting, NotSaved
-from nacre.data import load, make_blocks
+from nacre.core.ragged import Ragged
+from nacre.data import Source, TokenRows, load, make_blocks
 from tests.errors.row import Place, Row
 
 X, Y = torch.zeros(12, 1, 4, 4, dtype=torch.uint8), torch.arange(12) % 2
@@ -25,6 +26,11 @@ def made(at: Place, name: str, content: bytes | None) -> Any:
     return load(at / "b").train.take(torch.arange(6))
 
 
+def long_tokens(at: Place) -> Any:
+    rows = TokenRows(Ragged({"ids": Y.clone()}, torch.arange(12) + 1), Y)
+    return make_blocks(Source("words", rows, rows, ("a", "b")), at / "b")
+
+
 BLOCKS = [
     Row(
         "a folder that is there already",
@@ -38,6 +44,13 @@ BLOCKS = [
         "arrays: blocks hold pictures or vectors in uint8, or tokens in int32, not torch.float32: convert pixels in 0..1 with "
         "(x * 255).round().to(torch.uint8), and texts with source.tokenized(body.tokenizer)",
         lambda at: make_blocks((X.float(), Y), at / "b"),
+    ),
+    Row(
+        "blocks of long tokens",
+        BadData,
+        "words, the field 'ids': blocks hold pictures or vectors in uint8, or tokens in int32, not torch.int64: convert pixels "
+        "in 0..1 with (x * 255).round().to(torch.uint8), and texts with source.tokenized(body.tokenizer)",
+        long_tokens,
     ),
     Row(
         "a place that cannot be written to",

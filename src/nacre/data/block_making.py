@@ -131,8 +131,6 @@ class _Writer:
 
 def _unread(folder: Path, held: Unread, seed: int, test_share: float) -> dict[str, Any]:
     """Write rows as they are read; if one has colours, all have three channels."""
-    if held.first.dtype != torch.uint8:
-        raise _unfit(held.name, str(held.first.dtype))
     parts, done = held.parted(seed, test_share)
     written = _written(folder, held, parts, len(held.first)) or _written(folder, held, parts, 3)
     assert written is not None
