@@ -219,15 +219,16 @@ def test_a_run_over_blocks_is_bit_equal_to_one_over_memory(tested_on: str, stage
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
 from nacre.data import load, make_blocks
 from nacre.core.rows import batches
+from nacre.metrics import peak_memory
 torch.set_num_threads(1)
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 2**20
 
 source, place = Path(sys.argv[1]), Path(sys.argv[2])
 for part in ("a", "b"):
