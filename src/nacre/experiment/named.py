@@ -35,7 +35,7 @@ def recipe(
         UnknownName: there is no such recipe; the nearest is named.
         BadSetting: the recipe needs data, and nobody says where they are.
 
-    >>> recipe("banking77", data="banking77").stream.tasks
+    >>> recipe("banking77", data="banking77").stream.settings["tasks"]
     7
     """
     name = name.removeprefix(PREFIX)
