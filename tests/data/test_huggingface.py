@@ -16,7 +16,7 @@ from PIL import Image
 
 from nacre.core.errors import BadData, MissingExtra
 from nacre.core.rows import TensorRows
-from nacre.data import Source, TextRows, load
+from nacre.data import Source, TextRows, load, make_blocks
 
 pyarrow: Any = pytest.importorskip("pyarrow")
 
@@ -94,6 +94,8 @@ def test_pictures_are_read_from_their_bytes(tmp_path: Path):
     assert isinstance(data.train, TensorRows) and data.train.x.shape == (3, 3, 4, 5), "one has colours, so all do"
     levels = sorted([*data.train.x[:, 0, 0, 0].tolist(), *data.test.take(torch.arange(3)).x[:, 0, 0, 0].tolist()])
     assert levels == [0, 10, 20, 30, 40, 50] and data.classes == ("never", "zebra", "ape")
+    blocks = make_blocks(place, tmp_path / "blocks", label="coarse", test_share=0.5)
+    assert blocks.sha256 == data.sha256 and blocks.note == data.note
     small = load(place, label="coarse", image="img", size=[2, 3])
     assert isinstance(small.train, TensorRows) and small.train.x.shape[1:] == (3, 2, 3)
     assert "pictures were stretched to 2x3" in small.note
