@@ -13,6 +13,7 @@ from nacre.catalogue import entries
 from nacre.checks import EVERY
 from nacre.cli.exits import exit_code
 from nacre.core.errors import NacreError
+from nacre.experiment import recipes
 from nacre.experiment.tables import TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,13 @@ def streams() -> str:
     return "\n".join(rows) + "\n"
 
 
+def published() -> str:
+    """One row a recipe: what it is, which data it takes, what others report."""
+    rows = ["| recipe | what it is | data | published |", "|---|---|---|---|"]
+    rows += [f"| `{r.name}` | {r.summary} | {r.data} | {r.published} |" for r in recipes()]
+    return "\n".join(rows) + "\n"
+
+
 def checks() -> str:
     """One row a check: what must hold, and what the machine must have."""
     rows = ["| check | what must hold | needs |", "|---|---|---|"]
@@ -85,7 +93,7 @@ def errors() -> str:
 
 PLACES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"methods": methods},
-    "docs/run.md": {"settings": settings},
+    "docs/run.md": {"settings": settings, "recipes": published},
     "docs/streams.md": {"streams": streams},
     "docs/own_method.md": {"checks": checks},
     "docs/errors.md": {"kinds": kinds, "refusals": errors},

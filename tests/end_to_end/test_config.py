@@ -56,7 +56,7 @@ def test_changes_read_toml_values_and_plain_words():
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ("stage.1.methods.0.name=EE", UnknownName, "stage.1.methods.0: unknown method 'EE': did you mean 'ER'?"),
+        ("stage.1.methods.0.name=ERR", UnknownName, "stage.1.methods.0: unknown method 'ERR': did you mean 'ER'?"),
         ("stage.1.methods.1.strenght=1", UnknownName, "unknown setting of EWC 'strenght': did you mean 'strength'?"),
         ("stage.1.methods.0.memory.name=Reservior", UnknownName, "unknown part 'Reservior': did you mean 'Reservoir'?"),
         ("stage.0.epoch=1", UnknownName, "stage.0: unknown setting of [[stage]] 'epoch': did you mean 'epochs'?"),
@@ -81,7 +81,7 @@ def test_changes_read_toml_values_and_plain_words():
         ("stage.1.optimizer={name='adamw', differentiable=true}", BadSetting, "differentiable is for CUDA graphs"),
         ("stage.1.optimizer=[1]", BadSetting, "stage.1.optimizer is a table"),
         ("stage.1.epochs=true", BadSetting, "stage.1.epochs is a whole number, not True (bool)"),
-        ("stage.1.methods.1.how=pul", BadSetting, "methods.1.how is 'loss' or 'pull', not 'pul' (str): did you mean 'pull'?"),
+        ("stage.1.methods.1.how=pul", BadSetting, "'loss' or 'gradient' or 'pull', not 'pul' (str): did you mean 'pull'?"),
         ("stage.1.methods.1.decay=2", BadSetting, "EWC.decay must be in [0.0, 1.0], not 2"),
         ("stage.1.methods.0.memory.capacity=0", BadSetting, "methods.0.memory: ClassBalanced.capacity must be at least 1"),
         ("stage.1.methods.0.memory=5", BadSetting, "a part is a table with a name"),

@@ -206,7 +206,7 @@ def cache(clear: bool) -> None:
 @click.argument("kind", required=False)
 @plugin
 def list_(kind: str | None) -> None:
-    """List what there is: all, or one KIND such as methods, streams, backbones, data, schedules, optimizers."""
+    """List what there is: all, or one KIND such as methods, streams, backbones, data, optimizers, recipes."""
     from .telling import list_parts
 
     list_parts(kind)
@@ -216,7 +216,10 @@ def list_(kind: str | None) -> None:
 @click.argument("name")
 @plugin
 def show(name: str) -> None:
-    """Say what NAME is: its paper, how faithful it is, its settings and their meaning; `show config` for the config."""
+    """Say what NAME is: its paper, how faithful it is, its settings and their meaning.
+
+    `show config` tells of the config, `show recipe:NAME` of a recipe: its data, what is published, its config.
+    """
     from .telling import show_part
 
     show_part(name)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from textwrap import fill
 from typing import Any
 
 from ..catalogue import KINDS, Entry, Setting, about, entries, settings_of
 from ..core.errors import UnknownName
-from ..experiment import TABLES, StreamTable
+from ..experiment import PREFIX, TABLES, StreamTable, recipe_of, recipes
 from ..experiment import cache as feature_cache
 from ..report import Sheet, settings_sheet, show
 
 PLURALS = {"method": "methods", "memory": "memories", "stream": "streams", "backbone": "backbones", "data": "data"}
 PLURALS |= {"arrival": "arrivals", "augment": "augments", "schedule": "schedules", "optimizer": "optimizers"}
+RECIPES = "recipes"
+WIDTH = 100  # letters of a line of running text
 
 
 def list_parts(kind: str | None) -> None:
     """Print the parts of one kind, or of all."""
     singular = {plural: one for one, plural in PLURALS.items()} | {one: one for one in KINDS}
-    if kind is not None and kind.lower() not in singular:
-        raise UnknownName("kind of part", kind, PLURALS.values())
+    of_recipes = kind is not None and kind.lower() in (RECIPES, "recipe")
+    if kind is not None and kind.lower() not in singular and not of_recipes:
+        raise UnknownName("kind of part", kind, [*PLURALS.values(), RECIPES])
+    if of_recipes:
+        show(_recipes())
+        return
     asked = list(KINDS) if kind is None else [singular[kind.lower()]]
     asked += ["arrival"] if asked == ["stream"] else []  # how the rows of any of them arrive
     sheets = []
@@ -31,11 +38,19 @@ def list_parts(kind: str | None) -> None:
         if not faithful:
             header, rows = [header[0], header[2]], [[row[0], row[2]] for row in rows]
         sheets.append(Sheet(header, rows, left=len(header)))
-    show(*sheets)
+    show(*sheets, *([_recipes()] if kind is None else []))
+
+
+def _recipes() -> Sheet:
+    rows = [[f"{PREFIX}{recipe.name}", recipe.summary] for recipe in recipes()]
+    return Sheet([RECIPES, "what it is"], rows, left=2)
 
 
 def show_part(name: str) -> None:
-    """Print all that is known about a part, or about the config."""
+    """Print all that is known about a part, about a recipe, or about the config."""
+    if name.startswith(PREFIX):
+        show(*_recipe(name))
+        return
     if name.lower() == "config":
         show(*(settings_sheet(map(_cells, settings_of(t)), (t.__doc__ or "").strip()) for t in TABLES))
         return
@@ -52,6 +67,17 @@ def show_part(name: str) -> None:
         if snippet := _snippet(entry):
             parts.append(f"In a config:\n\n{snippet}")
     show(*parts)
+
+
+def _recipe(name: str) -> list[str]:
+    """What a recipe is, and its config."""
+    found = recipe_of(name)
+    told = {"Data": found.data, "Published": found.published, "Here": found.here}
+    command = f"nacre run {PREFIX}{found.name} --data FOLDER"
+    lines = [fill(f"{label}: {text}", WIDTH) for label, text in told.items() if text]
+    tries = [command, *([f"{command} {found.change}"] if found.change else [])]
+    about = f"{PREFIX}{found.name}\n{fill(found.about, WIDTH)}"
+    return [about, "\n".join(lines), "\n".join(tries), f"Its config:\n\n{found.toml}"]
 
 
 def show_cache(clear: bool) -> None:

@@ -6,7 +6,7 @@ from .experiment import Experiment
 from .export import Predictor, export, load
 from .fit import fit
 from .folder import Finished, slug
-from .named import PREFIX, recipe
+from .named import PREFIX, Recipe, recipe, recipe_of, recipes
 from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .sweep import Sweep, swept_in
@@ -22,6 +22,7 @@ __all__ = [
     "Finished",
     "Observer",
     "Predictor",
+    "Recipe",
     "Stopped",
     "Stopping",
     "StreamTable",
@@ -35,6 +36,8 @@ __all__ = [
     "fit",
     "load",
     "recipe",
+    "recipe_of",
+    "recipes",
     "slug",
     "swept_in",
 ]
