@@ -99,7 +99,7 @@ class Doom(Observer):
         if self.kind == "save":
             sys.addaudithook(self._hear)
         elif self.kind == "torn":
-            write, save = checkpoint.write_bytes, checkpoint.save_file
+            write, save = checkpoint.write_bytes, checkpoint.write_tensors
             torn = self.number % 3
 
             def half(path: Path, content: bytes) -> None:
@@ -114,7 +114,7 @@ class Doom(Observer):
                     os.truncate(path, path.stat().st_size // 2)
                     die()
 
-            checkpoint.write_bytes, checkpoint.save_file = half, half_tensors
+            checkpoint.write_bytes, checkpoint.write_tensors = half, half_tensors
 
     def _hear(self, event: str, _: Any) -> None:
         if event.startswith(FILE_EVENTS) and event != "os.kill":

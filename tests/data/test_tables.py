@@ -139,7 +139,7 @@ def test_columns_are_found_by_name_or_as_said(tmp_path: Path):
     told = load(tmp_path / "a.csv", text="other", label="kind")
     assert told.classes == ("x", "y") and told.train.texts[0].startswith("more") and "labels are" not in told.note
     config = nacre.Config.of({"stage": [{}], "data": {"source": str(tmp_path / "a.csv"), "text": "other"}})
-    assert config.data.reading() == {"text": "other", "label": None, "size": None, "test_share": 0.2}
+    assert config.data.reading() == {"text": "other", "test_share": 0.2} | dict.fromkeys(("label", "image", "size"))
 
 
 def test_groups_become_tasks(tmp_path: Path):

@@ -13,7 +13,7 @@ from nacre.catalogue import entries, find, import_plugins, plugins
 from nacre.cli.main import cli
 from nacre.core.errors import BadSetting, NacreError
 from nacre.core.run import Run
-from nacre.experiment import Config, Experiment, compare, load
+from nacre.experiment import Config, Experiment, crew, load
 from tests.end_to_end.small import config, pictures
 
 CODE = '''
@@ -141,7 +141,7 @@ def test_processes_of_a_comparison_import_what_was_given(module: str, monkeypatc
 
     forget(module)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    compare._work(Queue(None), Queue(), [module])
+    crew._work(Queue(None), Queue(), [module])
     assert module in sys.modules and not asked
 
 

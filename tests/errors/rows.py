@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from tests.errors import (
     rows_backbones,
+    rows_blocks,
     rows_checkpoints,
     rows_checks,
     rows_command,
     rows_config,
     rows_data,
+    rows_datasets,
     rows_files,
     rows_learner,
     rows_ranks,
@@ -29,7 +31,9 @@ SECTIONS: dict[str, list[Row]] = {
     "MNIST-format files": rows_files.IDX,
     "Files of numpy": rows_files.NPZ,
     "Tables": rows_files.TABLES,
+    "Datasets in Hugging Face form": rows_datasets.DATASETS,
     "Pictures": rows_files.PICTURES,
+    "Blocks": rows_blocks.BLOCKS,
     "Arrays": rows_data.ARRAYS,
     "Sources and texts": rows_data.SOURCE,
     "Augmentation": rows_data.AUGMENT,

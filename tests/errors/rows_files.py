@@ -179,7 +179,7 @@ PATHS = [
         BadData,
         "PATH/a.txt is a .txt file: give a folder of MNIST-format files, one with a folder of pictures for "
         "each class, one with the tables train.csv and test.csv (or .tsv, .json, .jsonl, .parquet), such a "
-        "table, or a .npz file",
+        "table, a folder that nacre.data.make_blocks or save_to_disk of Hugging Face datasets wrote, or a .npz file",
         lambda at: load(at.write("a.txt", "text")),
     ),
     Row(
@@ -187,7 +187,8 @@ PATHS = [
         BadData,
         "PATH holds notes.txt, which is none of what is read: give a folder of MNIST-format files, one with "
         "a folder of pictures for each class, one with the tables train.csv and test.csv (or .tsv, .json, "
-        ".jsonl, .parquet), such a table, or a .npz file",
+        ".jsonl, .parquet), such a table, a folder that nacre.data.make_blocks or save_to_disk of Hugging Face datasets wrote, "
+        "or a .npz file",
         lambda at: folder(at, notes__txt="text"),
     ),
     Row(
@@ -781,7 +782,8 @@ PICTURES = [
     Row(
         "more pictures than memory",
         BadData,
-        "4 pictures of 4x4 do not fit into memory: say a smaller size, such as size = 64",
+        "4 pictures of 4x4 do not fit into memory: say a smaller size, such as size = 64, or make blocks of them, which stay "
+        "on disk (nacre.data.make_blocks)",
         no_memory,
     ),
 ]

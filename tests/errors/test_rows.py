@@ -11,7 +11,7 @@ import pytest
 from nacre.backbones import choice, pixels
 from nacre.core import files
 from nacre.core.errors import BadCheckpoint, BadData, NacreError
-from nacre.data import columns, images, tables
+from nacre.data import images, labels, tables
 from nacre.experiment.config import LARGEST
 from nacre.experiment.plain import DEEPEST, LONGEST
 from tests.errors.raises import NOT_FOR_USERS, PACKAGE, Site, excuse, excuses_used, raises, reached
@@ -69,7 +69,7 @@ def test_errors_are_our_own_and_messages_say_what_to_do():
 def test_the_page_says_the_limits_as_they_are():
     page = Path(PACKAGE.parents[1], "docs/errors.md").read_text(encoding="utf-8")
     limits = [f"{files.ROOM // 2**20} MiB, or {files.TIMES} times"]
-    limits += [f"{images.MOST_PIXELS:,} pixels", f"| {tables.MOST_COLUMNS:,} |", f"| {columns.LONGEST_LABEL} |"]
+    limits += [f"{images.MOST_PIXELS:,} pixels", f"| {tables.MOST_COLUMNS:,} |", f"| {labels.LONGEST_LABEL} |"]
     limits += [f"{LARGEST:,} bytes, tables {DEEPEST} deep, texts of {LONGEST:,} letters"]
     limits += [f"{choice.DEEPEST:,}, each {choice.WIDEST:,} wide", f"{pixels.MOST_PIXELS:,} pixels"]
     assert not [limit for limit in limits if limit not in page]

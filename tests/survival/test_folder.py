@@ -148,7 +148,7 @@ def test_a_checkpoint_of_something_else_is_refused(cut: Path):
         (("learner", "classes"), 10**15),
         (("learner", "experience"), "__import__"),
         (("record", "matrix"), {"__class__": "Matrix"}),
-        (("record", "then"), -1),
+        (("record", "motion"), -1),
         (("record", "sha256"), {}),
     ],
 )

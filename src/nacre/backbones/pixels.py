@@ -85,7 +85,7 @@ class Pixels(nn.Module):
             raise BadData(
                 f"pixels are uint8 in 0..255 or float in 0..1, not {x.dtype}: convert them with .to(torch.uint8)"
             )
-        x = x.to(self.mean.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.mean.dtype)
+        x = x.to(self.mean.dtype).div_(255) if x.dtype == torch.uint8 else x.to(self.mean.dtype)
         if self.channels is None and self.size is None and not self.normalises:
             return x
         if x.ndim != 4:

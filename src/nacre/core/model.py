@@ -173,12 +173,14 @@ def exact(device: torch.device) -> torch.autocast:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, every module's own mode back outside."""
     modes = [(m, m.training) for m in model.modules()]
-    model.eval()
+    if any(mode for _, mode in modes):  # writing a mode costs more than reading it, and predictions come batch by batch
+        model.eval()
     try:
         yield
     finally:
         for m, mode in modes:
-            m.training = mode
+            if m.training is not mode:
+                m.training = mode
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:

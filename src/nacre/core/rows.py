@@ -102,6 +102,14 @@ class Batch:
         )
 
 
+def chosen(t: Tensor, index: Tensor) -> Tensor:
+    """The rows of a tensor at these positions, as a copy.
+
+    Whole rows at a time: of uint8 pictures that is several times as fast as `t[index]`.
+    """
+    return t.index_select(0, index.to(t.device))
+
+
 Augment = Callable[[Batch, torch.Generator], Batch]
 """Changes a whole batch at once; draws from the generator it is given and from nothing else."""
 
@@ -149,7 +157,7 @@ class TensorRows:
 
     def take(self, index: Tensor) -> Batch:
         task = torch.full((len(index),), self.task) if self.task is not None else None
-        return Batch(_at(self.x, lambda t: t[index]), self.y[index], index, task=task)
+        return Batch(_at(self.x, lambda t: chosen(t, index)), self.y[index], index, task=task)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Data: named sources, files, folders and arrays as checked rows, and augmentation of whole batches."""
 
 from .augment import AUGMENTS, Compose, Flip, Jitter, Shift, augmentation
+from .block_making import make_blocks
+from .blocks import BlockRows
 from .columns import texts_in
 from .glyphs import stream_glyphs
 from .idx import read_idx
@@ -17,6 +19,7 @@ from .validation import without_test_rows
 __all__ = [
     "AUGMENTS",
     "SOURCES",
+    "BlockRows",
     "Column",
     "Compose",
     "Flip",
@@ -31,6 +34,7 @@ __all__ = [
     "digest",
     "form_of",
     "load",
+    "make_blocks",
     "read_idx",
     "read_npy",
     "read_npz",

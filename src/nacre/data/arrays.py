@@ -14,6 +14,7 @@ from ..core.errors import BadData
 from .npz import read_npz
 from .source import Source
 from .splitting import Part, source_of
+from .unread import Unread
 
 FOUR, TWO = ("x_train", "y_train", "x_test", "y_test"), ("x", "y")
 
@@ -34,14 +35,43 @@ def from_arrays(arrays: Mapping[str, Any], name: str, seed: int, test_share: flo
     done = [note] if note else []
     x = [_pictures(f"{name}, {key}", arrays[key], done) for key in held if key.startswith("x")]
     y, classes = _labels(name, [arrays[key] for key in held if key.startswith("y")], arrays.get("classes"))
-    for key, inputs, labels in zip(held[::2], x, y, strict=True):
-        if len(inputs) != len(labels):
-            raise BadData(
-                f"{name}: {key} has {len(inputs)} rows, its labels {len(labels)}: give one label for each row"
-            )
+    _check_lengths(name, held, x, y)
     beside = _beside(arrays, held, list(map(len, y)))
     parts: dict[str, Part] = dict(zip(("train", "test"), map(Part, x, y, beside), strict=False))
     return source_of(name, parts, classes, seed, test_share, done)
+
+
+def mapped_arrays(arrays: Mapping[str, Any], name: str) -> Unread | None:
+    """The same source before rows are read, where these are arrays of uint8 that numpy maps from a disk; else None.
+
+    Raises:
+        BadData: as `from_arrays`.
+    """
+    held = _held(name, [str(key) for key in arrays])
+    x = [arrays[key] for key in held if key.startswith("x")]
+    mapped = all(isinstance(a, np.memmap) and a.dtype == np.uint8 and a.ndim > 1 for a in x)
+    if not mapped or x[0].shape[1:] != x[-1].shape[1:]:
+        return None
+    y, classes = _labels(name, [arrays[key] for key in held if key.startswith("y")], arrays.get("classes"))
+    _check_lengths(name, held, x, y)
+    sizes, done = list(map(len, y)), []
+    parts: list[str] = ["train", "test"][: len(x)]
+    _pictures(name, x[0][:1], done)
+
+    def at(place: int) -> tuple[int, int]:
+        part = int(place >= sizes[0])
+        return part, place - part * sizes[0]
+
+    def read(place: int) -> Tensor:
+        part, row = at(place)
+        return _pictures(name, x[part][row : row + 1], [])[0]
+
+    def called(place: int) -> str:
+        part, row = at(place)
+        return f"{name}, {held[2 * part]}, row {row + 1}"
+
+    beside: dict[str, dict[str, list[Any]]] = dict(zip(parts, _beside(arrays, held, sizes), strict=True))
+    return Unread(name, dict(zip(parts, y, strict=True)), classes, read, called, done, beside)
 
 
 def from_npz(path: Path, seed: int, test_share: float) -> Source:
@@ -57,6 +87,14 @@ def from_npz(path: Path, seed: int, test_share: float) -> Source:
         return [n for n in names if n in (*known, "classes") or n.endswith(endings)]
 
     return from_arrays(read_npz(path, wanted), path.stem, seed, test_share)
+
+
+def _check_lengths(name: str, held: Sequence[str], x: Sequence[Any], y: Sequence[Tensor]) -> None:
+    for key, inputs, labels in zip(held[::2], x, y, strict=True):
+        if len(inputs) != len(labels):
+            raise BadData(
+                f"{name}: {key} has {len(inputs)} rows, its labels {len(labels)}: give one label for each row"
+            )
 
 
 def _beside(arrays: Mapping[str, Any], held: Sequence[str], rows: list[int]) -> list[dict[str, list[Any]]]:

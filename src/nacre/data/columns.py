@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from ..core.errors import BadData, UnknownName, shown
 from ..core.files import text_of
+from .cells import column_of, number_of, numbers_of, refuse_missing
+from .labels import numbered
 from .refusals import HALF
-from .source import UNNAMEABLE, Source
+from .source import Source
 from .splitting import Part, source_of
 from .tables import Table, listed
 
 LABELS = ("label", "labels", "class", "category", "intent", "target", "y")
 TEXTS = ("text", "sentence", "utterance", "query", "question", "content", "review", "message")
-LONGEST_LABEL = 200
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -72,18 +72,8 @@ def from_tables(
     if not len(train):
         raise BadData(f"{train.source} has no rows: give at least two of each class")
     chosen = choose(train, text, label)
-    labels = {part: _labels(table, chosen.label) for part, table in tables.items()}
-    classes = sorted(set(labels["train"]), key=lambda c: (isinstance(c, str), c))
-    number = {c: k for k, c in enumerate(classes)}
-    parts = {}
-    for part, table in tables.items():
-        if strange := sorted(map(str, set(labels[part]) - set(number))):
-            raise BadData(
-                f"{table.source}: rows have the label {strange[0]!r}, which no training row has: leave them out, or add such "
-                "rows for training"
-            )
-        parts[part] = Part(_inputs(table, chosen), torch.tensor([number[c] for c in labels[part]], dtype=torch.long))
-    names = [str(c) for c in classes]
+    labels, names = numbered(tables, chosen.label)
+    parts = {part: Part(_inputs(table, chosen), labels[part]) for part, table in tables.items()}
     together = () if groups is None else _groups(groups, names)
     done = [note for note in (chosen.note, train.note) if note]
     return source_of(name, parts, names, seed, test_share, done, together)
@@ -100,7 +90,7 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
     for column in (text, label):
         if column is not None and column not in names:
             raise UnknownName(f"column of {table.source}", column, names)
-    found = label if label is not None else _named(LABELS, [n for n in names if n != text])
+    found = label if label is not None else label_of(table, text)
     if found is None:
         raise BadData(
             f"{table.source} has the columns {listed(names)}, and none of them is called {', '.join(LABELS[:-1])} or "
@@ -110,7 +100,7 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
         raise BadData(f"{table.source}: {text!r} cannot be both the texts and the labels: say two columns")
     guessed = [] if label is not None else [f"labels are in {found!r}"]
     others = [n for n in names if n != found]
-    numbers = tuple(n for n in others if _numbers(table, n) is not None)
+    numbers = tuple(n for n in others if numbers_of(table, n) is not None)
     words = [n for n in others if n not in numbers]
     if text is None:
         text = _named(TEXTS, others)
@@ -130,6 +120,13 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
     return Chosen(found, text, () if text is not None else numbers, "; ".join(guessed))
 
 
+def label_of(table: Table, *others: str | None) -> str | None:
+    """The column that holds labels by its name, or as the only one whose numbers have names; None: neither tells."""
+    left = [n for n in table.columns if n not in others]
+    with_names = [n for n in left if n in table.names]
+    return _named(LABELS, left) or (with_names[0] if len(with_names) == 1 else None)
+
+
 def texts_in(table: Table, text: str | None = None) -> list[str]:
     """The texts of a table that may have no labels.
 
@@ -147,7 +144,7 @@ def texts_in(table: Table, text: str | None = None) -> list[str]:
     names = list(table.columns)
     if text is not None and text not in names:
         raise UnknownName(f"column of {table.source}", text, names)
-    words = [n for n in names if n.strip().lower() not in LABELS and _numbers(table, n) is None]
+    words = [n for n in names if n.strip().lower() not in LABELS and numbers_of(table, n) is None]
     found = text if text is not None else _named(TEXTS, names) or (words[0] if len(words) == 1 else None)
     if found is None:
         raise BadData(
@@ -163,67 +160,16 @@ def _named(words: Sequence[str], names: Sequence[str]) -> str | None:
     return next((lowered[word] for word in words if word in lowered), None)
 
 
-def _column(table: Table, name: str) -> Any:
-    if name not in table.columns:
-        raise BadData(
-            f"{table.source} has no column {name!r}, which the training rows have: it has {listed(table.columns)}"
-        )
-    return table.columns[name]
-
-
-def _refuse_missing(table: Table, name: str, column: Any) -> None:
-    missing = [row for row, cell in enumerate(column, 1) if cell is None] if isinstance(column, list) else []
-    if missing:
-        raise BadData(
-            f"{table.source}: {len(missing)} of {len(table)} rows have nothing in the column {name!r}, the first is row "
-            f"{missing[0]}: fill it or leave these rows out"
-        )
-
-
-def _labels(table: Table, name: str) -> list[str | int]:
-    """The labels of a table: names, or whole numbers from 0 on."""
-    column = _column(table, name)
-    _refuse_missing(table, name, column)
-    cells: list[Any] = column.tolist() if isinstance(column, np.ndarray) else list(column)
-    if table.written and all(map(_is_whole, cells)):
-        cells = [int(cell) for cell in cells]
-    elif table.written and (values := _numbers(table, name)) is not None:
-        cells = values.tolist()
-    texts = any(isinstance(cell, str) for cell in cells)
-    say = partial(_wrong_label, table.source, name)
-    for row, cell in enumerate(cells, 1):
-        if isinstance(cell, bool) or not isinstance(cell, (str, int)) or isinstance(cell, str) != texts:
-            also = ", others are names" if texts and not isinstance(cell, str) else ""
-            raise say(row, cell, f"labels are all whole numbers or all names{also}: write one kind")
-        if isinstance(cell, int) and not 0 <= cell < 2**63:
-            raise say(row, cell, "labels count from 0: leave rows without a label out")
-        if isinstance(cell, str) and (len(cell) > LONGEST_LABEL or UNNAMEABLE.search(cell) or not cell.strip()):
-            raise say(
-                row, cell, f"a label is the name of a class, up to {LONGEST_LABEL} letters without line breaks: is it the "
-                "right column?"
-            )  # fmt: skip
-    return cells
-
-
-def _wrong_label(source: str, name: str, row: int, cell: Any, why: str) -> BadData:
-    return BadData(f"{source}: row {row} has {shown(cell)} in the column {name!r}; {why}")
-
-
-def _is_whole(cell: Any) -> bool:
-    digits = cell.removeprefix("-")
-    return len(digits) < 20 and digits.isascii() and digits.isdigit()
-
-
 def _inputs(table: Table, chosen: Chosen) -> Tensor | list[str]:
     if chosen.text is not None:
         return _texts(table, chosen.text)
     columns = []
     for name in chosen.numbers:
-        column = _column(table, name)
-        _refuse_missing(table, name, column)
-        values = _numbers(table, name)
+        column = column_of(table, name)
+        refuse_missing(table, name, column)
+        values = numbers_of(table, name)
         if values is None:
-            row, cell = next((k, c) for k, c in enumerate(column, 1) if _number(c, table.written) is None)
+            row, cell = next((k, c) for k, c in enumerate(column, 1) if number_of(c, table.written) is None)
             raise BadData(
                 f"{table.source}: row {row} has {shown(cell)} in the column {name!r}, which holds numbers elsewhere"
             )
@@ -237,8 +183,8 @@ def _inputs(table: Table, chosen: Chosen) -> Tensor | list[str]:
 
 
 def _texts(table: Table, name: str) -> list[str]:
-    column = _column(table, name)
-    _refuse_missing(table, name, column)
+    column = column_of(table, name)
+    refuse_missing(table, name, column)
     for row, cell in enumerate(column, 1):
         if not isinstance(cell, str):
             raise BadData(
@@ -249,25 +195,6 @@ def _texts(table: Table, name: str) -> list[str]:
                 f"{table.source}: row {row} holds half a letter (a surrogate without its other half): repair it"
             )
     return list(column)
-
-
-def _numbers(table: Table, name: str) -> Any:
-    """A column as float64, missing cells as NaN; None where a cell is no number, or none is there."""
-    column = table.columns[name]
-    if isinstance(column, np.ndarray):
-        return column.astype(np.float64) if column.dtype.kind in "iuf" else None
-    values = [np.nan if cell is None else _number(cell, table.written) for cell in column]
-    there = any(cell is not None for cell in column)
-    return None if not there or None in values else np.array(values, dtype=np.float64)
-
-
-def _number(cell: Any, written: bool = False) -> float | None:
-    if isinstance(cell, str) and (not written or "_" in cell):
-        return None
-    try:
-        return float(cell)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _groups(path: Path, classes: list[str]) -> list[tuple[int, ...]]:

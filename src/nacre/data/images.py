@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..core.errors import BadData, BadSetting
 from ..core.files import reading
-from .source import UNNAMEABLE, Source
-from .splitting import Part, source_of
+from .source import UNNAMEABLE
 from .tables import listed, part_of
+from .unread import Unread
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of no other is a decoder run
@@ -26,9 +26,7 @@ MOST_PIXELS = 2**26
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """A picture as it is meant to be seen: turned as its EXIF says, palettes resolved, the first frame, without alpha.
-
-    Grey ones have one channel, also those of 16 bit, all others three.
+    """The picture in a file, see `picture_of`.
 
     Args:
         path: The file.
@@ -37,10 +35,26 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     Raises:
         BadData: it is no picture, is cut short, is of a kind whose white is unknown, or has absurdly many pixels.
     """
+    return picture_of(path, path, size)
+
+
+def picture_of(path: Path | str, file: Path | IO[bytes], size: tuple[int, int] | None = None) -> Tensor:
+    """A picture as it is meant to be seen: turned as its EXIF says, palettes resolved, the first frame, without alpha.
+
+    Grey ones have one channel, also those of 16 bit, all others three.
+
+    Args:
+        path: What it is called in messages.
+        file: Where it is read from.
+        size: (height, width) that it is stretched to; None keeps its own.
+
+    Raises:
+        BadData: as `read_picture`.
+    """
     from PIL import Image, ImageOps
 
     with reading(path, "a picture", "is it one, and whole? Fetch or save it again, or leave it out"):
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             wide, high = opened.size
             if wide * high > MOST_PIXELS:
                 raise BadData(
@@ -78,22 +92,20 @@ def is_picture_folder(folder: Path) -> bool:
     return any(_is_picture(file) for place in inner for file in place.iterdir())
 
 
-def from_picture_folder(folder: Path, seed: int, test_share: float, size: int | Sequence[int] | None = None) -> Source:
-    """The source in a folder of pictures: `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...`, which is then split.
+def pictures_in(folder: Path, size: int | Sequence[int] | None = None) -> Unread:
+    """The pictures in a folder, `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...`, before any of them is read.
 
     Classes are numbered in the order of their names. All pictures are grey, or all are made RGB.
 
     Args:
         folder: Where they are.
-        seed: Draws the split.
-        test_share: How many of each class are then kept for testing.
         size: Side, or (height, width), that all pictures are stretched to; None: they must be of one size.
 
     Raises:
-        BadData: a file is no picture or cut short, sizes differ, a class has no picture, or pictures lie beside the classes.
+        BadData: a class has no picture, or pictures lie beside the classes.
         BadSetting: an impossible size.
     """
-    sides = _sides(size)
+    sides = sides_of(size)
     roots = _roots(folder)
     files = {part: _pictures_by_class(place) for part, place in roots.items()}
     classes = sorted(files["train"])
@@ -105,35 +117,19 @@ def from_picture_folder(folder: Path, seed: int, test_share: float, size: int | 
     done = [f"pictures were stretched to {sides[0]}x{sides[1]}"] if sides else []
     left = [file.name for place in roots.values() for inner in _folders(place) for file in _others(inner)]
     done += [f"{len(left)} files that are no pictures were left out: {listed(sorted(left))}"] if left else []
-    paths = {part: [file for c in classes for file in held.get(c, [])] for part, held in files.items()}
-    x = _read_all([path for held in paths.values() for path in held], sides)
-    cut = dict(zip(paths, x.split([len(held) for held in paths.values()]), strict=True))
-    labels = {part: [k for k, c in enumerate(classes) for _ in held.get(c, [])] for part, held in files.items()}
-    rows = {part: Part(cut[part], torch.tensor(labels[part], dtype=torch.long)) for part in files}
-    return source_of(folder.resolve().name, rows, classes, seed, test_share, done)
-
-
-def _read_all(paths: list[Path], size: tuple[int, int] | None) -> Tensor:
-    """All pictures in one tensor; as soon as one has colours, all have three channels."""
-    first = read_picture(paths[0], size)
-    try:
-        x = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise BadData(
-            f"{len(paths)} pictures of {first.shape[2]}x{first.shape[1]} do not fit into memory: say a smaller size, such as "
-            "size = 64"
-        ) from error
-    for row, path in enumerate(paths):
-        picture = first if row == 0 else read_picture(path, size)
-        if picture.shape[1:] != first.shape[1:]:
-            raise BadData(
-                f"{path} has {picture.shape[2]}x{picture.shape[1]} pixels, {paths[0]} {first.shape[2]}x{first.shape[1]}: give "
-                "pictures of one size, or say one, such as size = 64, and they are stretched to it"
-            )
-        if len(picture) > x.shape[1]:
-            x = x.expand(-1, len(picture), -1, -1).clone()
-        x[row] = picture
-    return x
+    paths = [file for held in files.values() for c in classes for file in held.get(c, [])]
+    labels = {
+        part: torch.tensor([k for k, c in enumerate(classes) for _ in held.get(c, [])], dtype=torch.long)
+        for part, held in files.items()
+    }
+    return Unread(
+        folder.resolve().name,
+        labels,
+        classes,
+        read=lambda place: read_picture(paths[place], sides),
+        called=lambda place: str(paths[place]),
+        done=done,
+    )
 
 
 def _roots(folder: Path) -> dict[str, Path]:
@@ -189,7 +185,12 @@ def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
-def _sides(size: Any) -> tuple[int, int] | None:
+def sides_of(size: Any) -> tuple[int, int] | None:
+    """Height and width that a setting means.
+
+    Raises:
+        BadSetting: it means none.
+    """
     if size is None:
         return None
     sides: list[Any] = [size, size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []

@@ -55,14 +55,7 @@ def source_of(
         BadData: rows that `Source` refuses, or a class with too few of them.
         BadSetting: `test_share` is not between 0 and 1.
     """
-    parts, done = dict(parts), list(done)
-    if "test" not in parts and "validation" in parts:
-        done.append("there are no test rows: the validation rows are for testing")
-        parts["test"] = parts.pop("validation")
-    if "test" not in parts:
-        train, test = split(name, parts["train"].y, classes, seed, test_share)
-        done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
-        parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
+    parts, done = parted(name, parts, classes, seed, test_share, done)
     rows = {part: _rows(held) for part, held in parts.items()}
     train, test = parts["train"].beside, parts["test"].beside
     return Source(
@@ -75,6 +68,24 @@ def source_of(
         validation=rows.get("validation"),
         columns={column: Column.of(train[column], test[column]) for column in train if column in test},
     )
+
+
+def parted(
+    name: str, parts: Mapping[str, Part], classes: Sequence[str], seed: int, test_share: float, done: Sequence[str] = ()
+) -> tuple[dict[str, Part], list[str]]:
+    """The parts with test rows among them, and what was done, with a sentence on where these come from.
+
+    Without test rows validation rows take their place, else a share of each class does; see `source_of`.
+    """
+    parts, done = dict(parts), list(done)
+    if "test" not in parts and "validation" in parts:
+        done.append("there are no test rows: the validation rows are for testing")
+        parts["test"] = parts.pop("validation")
+    if "test" not in parts:
+        train, test = split(name, parts["train"].y, classes, seed, test_share)
+        done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
+        parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
+    return parts, done
 
 
 def split(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ class Table:
         columns: Cells by column: as written in CSV and TSV, values elsewhere; None = missing.
         written: Whether cells are texts because the format knows nothing else.
         note: What of the file was left out, in a sentence.
+        names: By column, what its whole numbers stand for: k for `names[column][k]`.
     """
 
     source: str
     columns: Mapping[str, Sequence[Any] | Any]
     written: bool = False
     note: str = ""
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -260,10 +262,10 @@ def _parquet(path: Path) -> dict[str, Table]:
         if (twice := doubled(names)) is not None:
             raise BadData(f"{path} has two columns called {shown(twice)}: give each its own name")
         table = held.read(use_threads=False)
-        return {"train": Table(str(path), {name: _cells(pyarrow, table.column(name)) for name in names})}
+        return {"train": Table(str(path), {name: cells_of(pyarrow, table.column(name)) for name in names})}
 
 
-def _cells(pyarrow: Any, column: Any) -> Any:
+def cells_of(pyarrow: Any, column: Any) -> Any:
     """A column's cells: an array where all are numbers, else a list."""
     kind = column.type
     numbers = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..core.rows import TensorRows
+from .blocks import BlockRows
 from .source import Known, Source
 from .splitting import split
 from .texts import TextRows
@@ -55,5 +56,7 @@ def _picked(rows: Known, index: Tensor) -> Known:
         return replace(rows, texts=[rows.texts[i] for i in index.tolist()], y=rows.y[index])
     if isinstance(rows, TokenRows):
         return TokenRows(rows.tokens.chosen(index), rows.y[index])
+    if isinstance(rows, BlockRows):
+        return rows.chosen(index)
     batch = rows.take(index)
     return TensorRows(batch.x, batch.y)

@@ -76,6 +76,8 @@ def _values(text: str) -> list[str]:
 
 def _as_toml(value: Any) -> str:
     """A value as it stands in TOML, a number as short as it can be."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:.0f}"
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return tomli_w.dumps({"value": value}).partition("=")[2].strip()

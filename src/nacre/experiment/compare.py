@@ -16,8 +16,8 @@ from typing import Any
 from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting, NacreError, shown
 from ..core.run import Run
-from .config import Config, differences
-from .crew import Row, Told, begin, work_off
+from .config import Config
+from .crew import Row, Told, begin, refuse_other, work_off
 from .folder import CONFIG, Finished, Folder, slug
 
 HERE = Path(__file__).parent
@@ -81,14 +81,7 @@ class Comparison:
         mark = _mark(out) if (out / MARK).is_file() else None
         if mark is not None and mark["rows"] != self.names:
             raise BadSetting(f"{out} holds another comparison, of {', '.join(mark['rows'])}: choose another --out")
-        for row in rows:
-            if not (row.place / CONFIG).is_file():
-                Folder(row.place).refuse_other(row.config)
-            elif changed := differences(Config.load(row.place).to_dict(), row.config.to_dict()):
-                lines = "\n  ".join(changed)
-                raise BadSetting(
-                    f"{row.place} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
-                )
+        refuse_other(rows)
         if mark is not None and mark["runs"] and all(Folder(row.place).status() == "finished" for row in rows):
             raise Finished(f"{out} holds this very comparison, finished: see {out / 'comparison.md'}")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import import_plugins, plugins
-from ..core.errors import NacreError
+from ..core.errors import BadSetting, NacreError
 from ..core.run import Run
-from .config import Config
+from .config import Config, differences
 from .experiment import Experiment
 from .folder import CONFIG, Folder
 from .stopping import Stopping
@@ -50,6 +50,23 @@ class Row:
         if moments > self.moments:
             self.moments = moments
             told(self.config, record)
+
+
+def refuse_other(rows: list[Row]) -> None:
+    """See that the folder of each row holds nothing, or its run as far as it came.
+
+    Raises:
+        BadSetting: another run is there.
+        BadData: something else is there.
+    """
+    for row in rows:
+        if not (row.place / CONFIG).is_file():
+            Folder(row.place).refuse_other(row.config)
+        elif changed := differences(Config.load(row.place).to_dict(), row.config.to_dict()):
+            lines = "\n  ".join(changed)
+            raise BadSetting(
+                f"{row.place} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
+            )
 
 
 def begin(rows: list[Row]) -> None:

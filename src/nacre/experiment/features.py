@@ -26,7 +26,7 @@ from ..core.machine import machine
 from ..core.model import device_of, fingerprint
 from ..core.rows import Chain, Picked, Rows, TensorRows, lengths_of
 from ..core.stream import Experience
-from ..data import Source, TokenRows, digest
+from ..data import BlockRows, Source, TokenRows, digest
 from ..heads import features_of
 from ..learner import Stage
 from ..streams import FromData
@@ -182,6 +182,8 @@ class Read:
 
 def _written(rows: TensorRows | TokenRows) -> list[Any]:
     """Inputs of rows by their shapes, types and digest."""
+    if isinstance(rows, BlockRows):  # which lie on disk, with digests of their own
+        return [["block", list(rows.x.shape), str(rows.x.dtype)], rows.written()]
     x = {**rows.tokens.fields, "ends": rows.tokens.ends} if isinstance(rows, TokenRows) else rows.x
     held = dict(x) if isinstance(x, Mapping) else {"x": x}
     return [[[name, list(t.shape), str(t.dtype)] for name, t in sorted(held.items())], digest(held)]

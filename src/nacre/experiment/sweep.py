@@ -21,8 +21,8 @@ from ..core.run import Run
 from ..metrics import Matrix
 from .axis import Axis
 from .compare import PLAIN
-from .config import Config, differences
-from .crew import Row, Told, begin, work_off
+from .config import Config
+from .crew import Row, Told, begin, refuse_other, work_off
 from .folder import CONFIG, Finished, Folder, slug
 
 MARK, BEST, FORMAT = "sweep.json", "best.toml", "nacre-sweep-1"
@@ -182,14 +182,7 @@ class Sweep:
             raise BadSetting(f"{out} holds a run, no sweep: choose another --out")
         if (out / MARK).is_file() and _mark(out)["rows"] != self.names:
             raise BadSetting(f"{out} holds another sweep: choose another --out")
-        for row in rows:
-            if not (row.place / CONFIG).is_file():
-                Folder(row.place).refuse_other(row.config)
-            elif changed := differences(Config.load(row.place).to_dict(), row.config.to_dict()):
-                lines = "\n  ".join(changed)
-                raise BadSetting(
-                    f"{row.place} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
-                )
+        refuse_other(rows)
         if (out / BEST).is_file() and all(Folder(row.place).status() == "finished" for row in rows):
             raise Finished(f"{out} holds this very sweep, finished: see {out / 'sweep.md'} and {out / BEST}")
 

@@ -74,10 +74,11 @@ class DataTable(Table):
 
     source: str = setting(
         "digits",
-        "a name (see `nacre list data`), or a path: MNIST-format files, folders of pictures, tables, an .npz file",
+        "a name (see `nacre list data`), hf:ORG/NAME, or a path: pictures in folders or MNIST files, tables, datasets, .npz",
     )
     text: str | None = setting(None, "the column of the texts in a table; none goes by the names of the columns")
     label: str | None = setting(None, "the column of the labels in a table; none goes by the names of the columns")
+    image: str | None = setting(None, "the column of the pictures in a Hugging Face dataset; none takes them, if any")
     size: int | list[int] | None = setting(None, "side, or [height, width], that pictures in folders are stretched to")
     test_share: float = setting(0.2, "the part of each class that is kept for testing where there are no test rows")
     tested_on: Literal["test", "validation"] = setting(
@@ -96,7 +97,13 @@ class DataTable(Table):
 
     def reading(self) -> dict[str, Any]:
         """What `nacre.data.load` is told beside the source."""
-        return {"text": self.text, "label": self.label, "size": self.size, "test_share": self.test_share}
+        return {
+            "text": self.text,
+            "label": self.label,
+            "image": self.image,
+            "size": self.size,
+            "test_share": self.test_share,
+        }
 
 
 @dataclass

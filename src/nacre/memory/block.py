@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.rows import Batch, cat
+from ..core.rows import Batch, cat, chosen
 from ..core.state import Stateful, Tensors, state
 
 
@@ -55,7 +55,7 @@ class Block(Stateful):
 
     def rows(self, slots: Tensor) -> Tensors:
         """The fields of these slots as copies."""
-        return {n: t[slots.to(t.device)] for n, t in self.kept.items()}
+        return {n: chosen(t, slots) for n, t in self.kept.items()}
 
     def read(self, slots: Tensor) -> Batch:
         """The rows of these slots as copies; fields of methods ride in `extra`."""

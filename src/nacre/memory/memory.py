@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.dice import dice
-from ..core.rows import Batch
+from ..core.rows import Batch, chosen
 from ..core.state import Stateful, setting, state
 from ..core.stream import Task
 from .block import Block, fields_of
@@ -74,7 +74,7 @@ class Memory(Stateful, ABC):
         last = {slot: row for slot, row in zip(slots, own.tolist(), strict=True) if slot is not None}
         if last:  # of two rows that fall into one slot the later stays
             rows = torch.tensor(list(last.values()), device=batch.y.device)
-            held = {n: v[rows] for n, v in fields_of(batch, extra).items()}
+            held = {n: chosen(v, rows) for n, v in fields_of(batch, extra).items()}
             self.block.write(torch.tensor(list(last)), held, self.capacity)
 
     def turn(self, piece: Batch) -> None:
