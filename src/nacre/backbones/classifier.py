@@ -70,7 +70,8 @@ class Classifier(nn.Module):
     @property
     def takes_task(self) -> bool:
         """Whether the head wants to be told the task ids of rows."""
-        return getattr(self.head, "owner", None) is not None
+        told = getattr(self.head, "takes_task", None)  # asked at every step: what a module lacks is slow to look for
+        return bool(told) if told is not None else getattr(self.head, "owner", None) is not None
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Answer:
         """Answer for raw rows.
@@ -80,5 +81,5 @@ class Classifier(nn.Module):
             task: (rows,) task ids; None = hidden. Heads that do not separate tasks never see it.
         """
         features = self.body(x if self.pixels is None else self.pixels(x))
-        logits = self.head(features, task) if self.takes_task else self.head(features)
+        logits = self.head(features) if task is None or not self.takes_task else self.head(features, task)
         return Answer(logits, features)
