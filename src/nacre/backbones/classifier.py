@@ -70,7 +70,8 @@ class Classifier(nn.Module):
     @property
     def takes_task(self) -> bool:
         """Whether the head wants to be told the task ids of rows."""
-        return getattr(self.head, "owner", None) is not None
+        told = getattr(self.head, "takes_task", None)  # asked at every step: what a module lacks is slow to look for
+        return bool(told) if told is not None else getattr(self.head, "owner", None) is not None
 
     def forward(
         self, x: Tensor | None = None, task: Tensor | None = None, features: Tensor | None = None, **fields: Tensor
@@ -85,7 +86,7 @@ class Classifier(nn.Module):
         """
         if features is None:
             features = self._read(x, fields)
-        logits = self.head(features, task) if self.takes_task else self.head(features)
+        logits = self.head(features) if task is None or not self.takes_task else self.head(features, task)
         return Answer(logits, features)
 
     def _read(self, x: Tensor | None, fields: dict[str, Tensor]) -> Tensor:

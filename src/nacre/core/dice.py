@@ -8,6 +8,7 @@ the global generator; who runs them seeds it first, through `seed_global`.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -78,8 +79,13 @@ def seed_global(*position: int | str) -> None:
         device = getattr(torch, kind)
         if device.is_initialized():
             device.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
+    if _mps():
         torch.mps.manual_seed(seed)
+
+
+@cache
+def _mps() -> bool:
+    return torch.backends.mps.is_available()
 
 
 def _logical_shift(word: Tensor, by: int) -> Tensor:

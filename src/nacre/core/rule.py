@@ -205,7 +205,8 @@ class _Shaper:
         self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
         if not self.site.took_effect:
             return None
-        self._keep_old()
+        if self.rests or self.weights_shaped:
+            self._keep_old()
         if not self.grads_shaped:
             return None
         closure: Callable[[], Any] | None = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
@@ -235,9 +236,10 @@ class _Shaper:
         if self.old and not self.checked:
             _refuse_unknown_copies(optimizer, self.site, self.old)
             self.checked = True
-        self._put_copies_back()
-        for n in self.rested:
-            self.kept[n].put_back()
+        if self.rested:
+            self._put_copies_back()
+            for n in self.rested:
+                self.kept[n].put_back()
         self.site.step += 1
 
     def _shape_grads(self) -> None:

@@ -29,6 +29,8 @@ class GrowingLinear(nn.Linear):
     (True, (4, 3))
     """
 
+    takes_task = False
+
     def __init__(self, width: int, classes: int = 0, seed: int = 0):
         super().__init__(width, 0)
         self.seed = seed
@@ -67,6 +69,7 @@ class MultiHead(GrowingLinear):
     [-10000.0, -10000.0]
     """
 
+    takes_task = True
     OTHER = -1e4
     NOBODY, EVERYBODY = -2, -1
     owner: Tensor  # (classes,) the task id of each class, or one of the two above

@@ -75,12 +75,18 @@ def anchored(
 
 
 def add_slopes(
-    grads: Tensors, params: Mapping[str, nn.Parameter], importance: Tensors, anchor: Tensors, strength: float
+    grads: Tensors,
+    params: Mapping[str, nn.Parameter],
+    importance: Tensors,
+    anchor: Tensors,
+    strength: float,
+    room: Tensors | None = None,
 ) -> None:
     """Add the gradient of that penalty, strength * F (w - a), to the gradients that there are, in place.
 
     Two passes over the weights instead of the five that a term of the loss takes: on a small model that is felt. Unlike such a
-    term it is not part of the loss's value, and is not clipped with the gradient.
+    term it is not part of the loss's value, and is not clipped with the gradient. `room`, given again at each step, is memory
+    for the differences: new memory of the size of the model at each step costs as much as they do.
 
     >>> layer = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(layer.weight, 3.0)
@@ -94,7 +100,20 @@ def add_slopes(
     for slopes, weights, far, anchors in _alike(
         *mine, [grown(importance[n], p) for n, p in held.items()], [grown(anchor[n], p) for n, p in held.items()]
     ):
-        torch._foreach_addcmul_(slopes, far, torch._foreach_sub(weights, anchors), value=strength)
+        torch._foreach_addcmul_(slopes, far, _differences(weights, anchors, room), value=strength)
+
+
+def _differences(weights: list[Tensor], anchors: list[Tensor], room: Tensors | None) -> Sequence[Tensor]:
+    """Weights minus anchors, in the room that there is for them."""
+    if room is None or any(map(is_sharded, weights)):
+        return torch._foreach_sub(weights, anchors)
+    found: list[Tensor] = []
+    for k, (w, a) in enumerate(zip(weights, anchors, strict=True)):
+        held, kind = room.get(str(k)), torch.result_type(w, a)
+        if held is None or held.shape != w.shape or held.dtype != kind or held.device != w.device:
+            held = room[str(k)] = torch.empty_like(w, dtype=kind)
+        found.append(torch.sub(w, a, out=held))
+    return found
 
 
 def _alike(*lists: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:

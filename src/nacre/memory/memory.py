@@ -68,12 +68,14 @@ class Memory(Stateful, ABC):
         """Admit the batch's stream rows (source 0), as they were before augmentation; `extra` has one entry a row."""
         if len(self):
             self.turn(batch)
-        own = batch.own().nonzero().flatten()
-        slots = self._slots_for(self._groups(batch)[own])
-        self.seen += len(own)
-        last = {slot: row for slot, row in zip(slots, own.tolist(), strict=True) if slot is not None}
+        own = None if batch.source is None else (batch.source == 0).nonzero().flatten()
+        groups = self._groups(batch) if own is None else self._groups(batch)[own]
+        slots = self._slots_for(groups)
+        self.seen += len(groups)
+        last = {slot: k for k, slot in enumerate(slots) if slot is not None}
         if last:  # of two rows that fall into one slot the later stays
             rows = torch.tensor(list(last.values()), device=batch.y.device)
+            rows = rows if own is None else own[rows]
             held = {n: chosen(v, rows) for n, v in fields_of(batch, extra).items()}
             self.block.write(torch.tensor(list(last)), held, self.capacity)
 

@@ -32,6 +32,7 @@ class Reservoir(Memory):
         return min(self.seen, self.capacity)
 
     def _slots_for(self, groups: Tensor) -> list[int | None]:
-        drawn = torch.rand(len(groups), generator=dice(self.seed, "add", self.seen), dtype=torch.float64).tolist()
-        slots = [n if n < self.capacity else int(u * (n + 1)) for n, u in enumerate(drawn, self.seen)]
+        drawn = torch.rand(len(groups), generator=dice(self.seed, "add", self.seen), dtype=torch.float64)
+        came = torch.arange(self.seen, self.seen + len(groups))
+        slots = torch.where(came < self.capacity, came, (drawn * (came + 1)).long()).tolist()
         return [slot if slot < self.capacity else None for slot in slots]

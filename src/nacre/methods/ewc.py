@@ -16,7 +16,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.rule import Site
 from ..core.shards import part_of
-from ..core.state import Tensors, grown, setting, state
+from ..core.state import Tensors, grown, scratch, setting, state
 from ..core.stream import Task
 from ..importance import fisher
 from ..losses import add_slopes, anchored
@@ -61,6 +61,7 @@ class EWC(Method):
     seed: int = setting(0, "seeds the choice of rows and labels")
     importance: Tensors = state()  # F
     anchor: Tensors = state()  # a
+    room: Tensors = scratch(dict)  # memory for w - a
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
@@ -75,7 +76,7 @@ class EWC(Method):
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
         if self.how == "gradient" and self.strength:
-            add_slopes(grads, site.params, self.importance, self.anchor, self.strength)
+            add_slopes(grads, site.params, self.importance, self.anchor, self.strength, self.room)
         return grads
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:

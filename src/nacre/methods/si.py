@@ -13,7 +13,7 @@ from ..core.model import Outputs
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.rule import Site
-from ..core.state import Tensors, setting, state
+from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
 from ..importance import PathIntegral, summed
 from ..losses import add_slopes
@@ -48,6 +48,7 @@ class SI(Method):
     path: PathIntegral = state(PathIntegral)
     importance: Tensors = state()  # Omega
     anchor: Tensors = state()  # a
+    room: Tensors = scratch(dict)  # memory for w - a
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
@@ -62,7 +63,7 @@ class SI(Method):
         if self.gradient == "loss":
             self.path.gradient(mine)
         if self.strength:
-            add_slopes(grads, site.params, self.importance, self.anchor, 2 * self.strength)
+            add_slopes(grads, site.params, self.importance, self.anchor, 2 * self.strength, self.room)
         if self.gradient == "total":
             self.path.gradient(mine)
         return grads
