@@ -75,6 +75,14 @@ def other_data(at: Place) -> Any:
     return Experiment(Config.load(folder)).resume(folder)
 
 
+def other_stream(at: Place) -> Any:
+    at.write("data/train.csv", "x,label\n" + "".join(f"{k},{'abcd'[k % 4]}\n" for k in range(16)))
+    folder = ran(at, f"data.source={at / 'data'}", "stream.tasks=2", "stream.order=given", "backbone.source=mlp:1-4")
+    (folder / "run.json").unlink()
+    at.write("data/groups.json", '{"one": ["d", "a"], "two": ["b", "c"]}')
+    return Experiment(Config.load(folder)).resume(folder)
+
+
 def other_checkpoint(at: Place) -> Any:
     folder = ran(at)
     (folder / "run.json").unlink()
@@ -274,6 +282,13 @@ FOLDERS = [
         "the data have changed since this run began (sha256 …..., then …...): bring the old rows back, or "
         "start a new run",
         other_data,
+    ),
+    Row(
+        "classes that were grouped otherwise since the run began",
+        BadData,
+        "the stream is another than when this run began (sha256 …..., then …...), by other names of classes or other "
+        "groups of them perhaps: bring these back, or start a new run",
+        other_stream,
     ),
     Row(
         "a folder that there is not",

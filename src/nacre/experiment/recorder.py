@@ -158,6 +158,7 @@ class Recorder(Listener):
             **{name: getattr(self, name) for name in PLAIN},
             "stale": {moment: tasks for moment, tasks in self.stale.items() if tasks},
             "sha256": self.trial.source.sha256,
+            "stream_sha256": self.trial.stream_sha256,
             "read_as": self.trial.read_as,
         }
 
@@ -171,7 +172,7 @@ class Recorder(Listener):
         self.since = time.perf_counter()
 
     def refuse_other_rows(self, saved: dict[str, Any]) -> None:
-        """See that a record is of the rows that there are, read as they are read now.
+        """See that a record is of the rows that there are, cut into the same stream and read as they are read now.
 
         Raises:
             BadData: it is not.
@@ -181,6 +182,12 @@ class Recorder(Listener):
             raise BadData(
                 f"the data have changed since this run began (sha256 {now[:12]}..., then {str(then)[:12]}...): bring the old "
                 "rows back, or start a new run"
+            )
+        stream = self.trial.stream_sha256
+        if (then := saved.get("stream_sha256", stream)) != stream:  # checkpoints of earlier versions do not have it
+            raise BadData(
+                f"the stream is another than when this run began (sha256 {stream[:12]}..., then {str(then)[:12]}...), by other "
+                "names of classes or other groups of them perhaps: bring these back, or start a new run"
             )
         if saved.get("read_as") != self.trial.read_as:
             raise BadData(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -19,7 +20,7 @@ from ..core.errors import BadData, BadSetting
 from ..core.method import Method, as_met, compose
 from ..core.rule import Rule
 from ..core.stream import Joined, Stream, Task
-from ..data import Source, augmentation, load, without_test_rows
+from ..data import Source, augmentation, digest, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
 from ..streams import STREAMS, First, FromData, arriving
@@ -61,6 +62,11 @@ class Trial:
     def described(self) -> dict[str, Any]:
         """The stream in words and numbers."""
         return self.split.describe()
+
+    @cached_property
+    def stream_sha256(self) -> str:
+        """A digest of the stream as described and of what the classes are called."""
+        return digest([json.dumps([self.described, self.source.classes], sort_keys=True, default=str)])
 
     @property
     def tasks(self) -> int:
