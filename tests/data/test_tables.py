@@ -130,6 +130,18 @@ def test_whole_numbers_are_classes_in_their_order(tmp_path: Path):
     assert load(tmp_path / "b.parquet").classes == tuple(map(str, range(12)))
 
 
+def test_the_kind_of_labels_is_one_for_all_parts(tmp_path: Path):
+    (tmp_path / "train.csv").write_bytes(comma([(f"text {k}", ("1", "2", "other")[k % 3]) for k in range(9)]))
+    (tmp_path / "test.csv").write_bytes(comma([("a", "1"), ("b", "2")]))
+    data = load(tmp_path)
+    assert data.classes == ("1", "2", "other") and data.test.y.tolist() == [0, 1]
+
+
+def test_whole_numbers_that_are_written_otherwise_are_names(tmp_path: Path):
+    (tmp_path / "a.csv").write_bytes(comma([(f"text {k}", ("01", "1", "2")[k % 3]) for k in range(9)]))
+    assert load(tmp_path / "a.csv").classes == ("01", "1", "2")
+
+
 def test_columns_are_found_by_name_or_as_said(tmp_path: Path):
     rows = [(k, f"text {k}", f"more {k}", "ab"[k % 2], "xy"[k % 2]) for k in range(8)]
     (tmp_path / "a.csv").write_bytes(comma(rows, ("id", "Sentence", "other", "Label", "kind")))
