@@ -201,6 +201,9 @@ def test_texts_in_files_are_predicted(learned: Path, data: Path, tmp_path: Path)
     expected = load(learned).predict(texts)
     (tmp_path / "a.txt").write_text("\n".join([texts[0], "", *texts[1:]]) + "\n")
     assert [line.split(": ")[1] for line in call(learned, tmp_path / "a.txt").splitlines()] == expected
+    odd = "\r\n".join(["", texts[0], "", f"{texts[1]}\u2028{texts[2]}\f{texts[3]}", "\x85"])
+    (tmp_path / "b.txt").write_bytes(odd.encode())
+    assert [json.loads(line)["row"] for line in call(learned, tmp_path / "b.txt", "--json").splitlines()] == [1, 3]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"id": k, "words": text}) for k, text in enumerate(texts)))
     found = [json.loads(line) for line in call(learned, tmp_path / "a.jsonl", "--json", "--top", 2).splitlines()]
     assert len(found) == 4 and expected[0] in str(found[0])

@@ -27,9 +27,9 @@ def predict_files(
     for path in files:
         if not path.is_file():
             raise BadData(f"there is no file {path}: give pictures, .npy, .npz or idx files, or texts")
-        rows = _texts(path, text) if model.reads_texts else _rows(path)
+        places, rows = _texts(path, text) if model.reads_texts else (None, _rows(path))
         found = model.top(rows, top, task)
-        for i, best in enumerate(found):
+        for i, best in zip(places or range(len(found)), found, strict=True):
             row = str(path) if len(found) == 1 else f"{path}[{i}]"
             if as_json:
                 named = [{"class": name, "score": value} for name, value in best]
@@ -38,18 +38,21 @@ def predict_files(
                 click.echo(f"{row}: " + ", ".join(f"{name} ({value:.3g})" if top > 1 else name for name, value in best))
 
 
-def _texts(path: Path, column: str | None) -> list[str]:
-    """The texts in a file: a table's, or one a line."""
+def _texts(path: Path, column: str | None) -> tuple[Sequence[int], list[str]]:
+    """The texts in a file, a table's or one a line, and the places where they stand, from 0; empty lines hold none."""
     if not form_of(path):
         if path.name.lower().removesuffix(".gz").endswith((".txt", ".text")):
-            return [line for line in text_of(path, "text").splitlines() if line.strip()]
+            lines = [line.removesuffix("\r") for line in text_of(path, "text").split("\n")]
+            places = [k for k, line in enumerate(lines) if line.strip()]
+            return places, [lines[k] for k in places]
         raise BadData(
             f"{path} holds no texts: give a .txt file with a text a line, or a table (.csv, .tsv, .jsonl, .parquet)"
         )
     tables = read_tables(path)
     if len(tables) > 1:
         raise BadData(f"{path} holds {' and '.join(tables)} rows: give a file with the rows to predict alone")
-    return texts_in(tables["train"], column)
+    texts = texts_in(tables["train"], column)
+    return range(len(texts)), texts
 
 
 def _rows(path: Path) -> torch.Tensor:
