@@ -13,7 +13,7 @@ from nacre.core.errors import BadData, BadSetting, UnknownName
 from nacre.core.method import Method
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import TensorRows
-from nacre.core.stream import Experience, Task
+from nacre.core.stream import Accumulated, Experience, Task
 from nacre.data import Column, Source
 from nacre.heads import GrowingLinear
 from nacre.learner import Learner, Stage
@@ -267,6 +267,12 @@ ARRIVAL = [
         "methods that learn from batches as they pass or keep rows in a memory; who reads the rows of a task at its end or its "
         'beginning needs arrival = "offline"',
         lambda at: learned(online(tasks()), staged(Late())),
+    ),
+    Row(
+        "cumulative training on an online stream",
+        BadSetting,
+        'cumulative training meets rows again, and those of this stream are met once: set arrival = "offline"',
+        lambda at: Accumulated(online(tasks()))[0],
     ),
     Row(
         "a method that needs borders, without borders",

@@ -6,12 +6,14 @@ import pytest
 import torch
 from worlds import Net, stream
 
+from nacre.core.errors import BadSetting
 from nacre.core.method import as_met
 from nacre.core.optim import MadeOptimizer
 from nacre.core.stream import Accumulated, Joined, experiences
 from nacre.learner import Learner, Listener, Stage
 from nacre.methods import Cumulative, Joint
 from nacre.metrics import score
+from nacre.streams import online
 
 SGD = MadeOptimizer("sgd", 0.1)
 
@@ -25,6 +27,13 @@ def test_each_experience_brings_the_rows_and_classes_of_all_before_it():
     assert met[1].task.growth == (((0, 1), 0), ((2, 3), 1))
     with pytest.raises(IndexError):
         Accumulated(stream())[3]
+
+
+def test_rows_that_are_met_once_are_not_accumulated():
+    learner = Learner(Net(), (Stage(Cumulative(), SGD, batch_size=8),))
+    with pytest.raises(BadSetting, match='set arrival = "offline"'):
+        next(iter(learner.learn(online(stream()))))
+    assert next(iter(Learner(Net(), (Stage(Joint(), SGD, batch_size=8),)).learn(online(stream())))).task.rows == 120
 
 
 def test_a_learner_accumulates_by_itself_and_only_once():

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from .errors import BadSetting
 from .model import Outputs
 from .once import Once
 from .rows import Batch, Chain, Rows
@@ -90,6 +91,9 @@ class Accumulated:
     """A stream in which each experience also brings the training rows of all before it: what cumulative training is given.
 
     Its test sets are its own. Experiences are made anew when they are asked for, so nothing is kept.
+
+    Raises:
+        BadSetting: when an experience is asked for: its rows, or those of one before it, are met once.
     """
 
     stream: Stream
@@ -97,6 +101,10 @@ class Accumulated:
     def __getitem__(self, index: int) -> Experience:
         last = self.stream[index]
         met = [*(self.stream[i] for i in range(index)), last]
+        if any(e.task.once for e in met):
+            raise BadSetting(
+                'cumulative training meets rows again, and those of this stream are met once: set arrival = "offline"'
+            )
         rows = tuple(e.task.train for e in met if e.task.train is not None)
         classes = tuple(sorted({c for e in met for c in e.task.classes}))
         owners = tuple((e.task.classes, e.task.task_id) for e in met if e.task.classes)
