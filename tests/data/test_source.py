@@ -10,7 +10,7 @@ import torch
 
 from nacre.core.errors import BadData
 from nacre.core.rows import TensorRows
-from nacre.data import Source, digest
+from nacre.data import Column, Source, digest, without_test_rows
 
 
 def pictures(rows: int = 6, side: int = 4, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,3 +80,24 @@ def test_bad_data_are_refused_with_the_cure(given: dict[str, Any], message: str)
 def test_inputs_and_labels_of_different_length_are_refused() -> None:
     with pytest.raises(BadData, match="6 rows and y has 5"):
         TensorRows(X, Y[:5])
+
+
+def test_a_small_domain_keeps_validation_rows():
+    big, small = torch.arange(400) % 4, torch.arange(8) % 4
+    y = torch.cat([big, small, torch.tensor([0])])  # and one row of a third domain
+    domains = Column.of(["big"] * 400 + ["small"] * 8 + ["single"], ["big"])
+    rows = TensorRows(torch.arange(len(y)).float()[:, None], y)
+    source = Source("toy", rows, TensorRows(rows.x[:1], y[:1]), tuple("abcd"), columns={"domain": domains})
+    for seed in range(5):
+        kept = without_test_rows(source, seed)
+        held = kept.columns["domain"]
+        assert torch.bincount(held.test, minlength=3).tolist() == [40, 0, 4]  # names in the order of the alphabet
+        assert torch.bincount(held.train, minlength=3).tolist() == [360, 1, 4]
+        assert kept.test.y[held.test == 2].sort().values.tolist() == [0, 1, 2, 3]
+
+
+def test_a_class_that_has_one_row_in_each_domain_keeps_validation_rows():
+    rows = TensorRows(torch.zeros(8, 1), torch.arange(8) % 4)
+    sites = [f"site {k}" for k in range(8)]
+    source = Source("toy", rows, rows, tuple("abcd"), columns={"domain": Column.of(sites, sites)})
+    assert without_test_rows(source).test.y.sort().values.tolist() == [0, 1, 2, 3]

@@ -89,9 +89,17 @@ def parted(
 
 
 def split(
-    name: str, y: Tensor, classes: Sequence[str], seed: int, share: float, part: str = "test"
+    name: str,
+    y: Tensor,
+    classes: Sequence[str],
+    seed: int,
+    share: float,
+    part: str = "test",
+    domains: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Positions for training and testing: of each class `share` of its rows, at least one for each.
+
+    With domains it is so of each class in each domain that has at least two rows of it; single rows count as one more domain.
 
     Args:
         name: What the data are called.
@@ -100,6 +108,7 @@ def split(
         seed: Draws the share, together with the name of the part.
         share: How large the part is that is not trained on.
         part: What it is for.
+        domains: (rows,) the domain of each row, where a share of each is needed.
 
     Raises:
         BadData: there are no rows, or a class has only one.
@@ -116,13 +125,22 @@ def split(
                 f"{name}: class {called} has one row, so it cannot be trained and tested: give a second one, or test rows "
                 "of their own"
             )
-        rows = rows[torch.randperm(len(rows), generator=dice(seed, part, c))]
-        held = min(max(1, int(len(rows) * share + 0.5)), len(rows) - 1)
-        test.append(rows[:held])
-        train.append(rows[held:])
+        for place, some in [((), rows)] if domains is None else _by_domain(rows, domains):
+            some = some[torch.randperm(len(some), generator=dice(seed, part, c, *place))]
+            held = min(max(1, int(len(some) * share + 0.5)), len(some) - 1)
+            test.append(some[:held])
+            train.append(some[held:])
     if not train:
         raise BadData(f"{name}: there are no rows: give at least two of each class")
     return torch.cat(train).sort().values, torch.cat(test).sort().values
+
+
+def _by_domain(rows: Tensor, domains: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Rows of one class by domain; the single ones together, under -1, so that a class of nothing else is shared too."""
+    found, counts = domains[rows].unique(return_counts=True)
+    several = [((d,), rows[domains[rows] == d]) for d in found[counts > 1].tolist()]
+    single = rows[torch.isin(domains[rows], found[counts == 1])]
+    return [*several, ((-1,), single)] if len(single) else several
 
 
 def _picked(part: Part, index: Tensor) -> Part:

@@ -18,7 +18,8 @@ def without_test_rows(source: Source, seed: int = 0, share: float = 0.1) -> Sour
     """The same data, its test rows replaced by validation rows.
 
     Where the data bring validation rows of their own, these are used and all training rows stay. Else a share of the training
-    rows of each class is kept back, drawn by the seed, and no longer trained on.
+    rows of each class is kept back, drawn by the seed, and no longer trained on; of each class in each domain where the data
+    have a column `domain` of names, so that a small domain keeps validation rows.
 
     Args:
         source: The data.
@@ -38,7 +39,9 @@ def without_test_rows(source: Source, seed: int = 0, share: float = 0.1) -> Sour
     if source.validation is not None and not source.columns:  # of whose values in validation rows nothing is known
         note = _noted(source, "scored on the validation rows of the data, not on its test rows")
         return replace(source, test=source.validation, validation=None, note=note, sha256="")
-    train, held = split(source.name, source.train.y, source.classes, seed, share, "validation")
+    domain = source.columns.get("domain")
+    domains = domain.train if domain is not None and domain.names else None
+    train, held = split(source.name, source.train.y, source.classes, seed, share, "validation", domains)
     note = _noted(
         source, f"scored on a share of {share:g} of the training rows, drawn by seed {seed}, not on test rows"
     )
