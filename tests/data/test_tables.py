@@ -15,7 +15,7 @@ import torch
 import nacre
 from nacre.core.errors import BadData
 from nacre.data import Source, TextRows, load, read_tables
-from nacre.streams import split
+from nacre.streams import split, stream
 
 ROWS = [(f'say, "{word}"\n{k}', label) for k, word in enumerate(("hello", "größe", "née")) for label in ("b", "a")] * 2
 TEXTS = [text for text, _ in ROWS]
@@ -152,6 +152,28 @@ def test_columns_are_found_by_name_or_as_said(tmp_path: Path):
     assert told.classes == ("x", "y") and told.train.texts[0].startswith("more") and "labels are" not in told.note
     config = nacre.Config.of({"stage": [{}], "data": {"source": str(tmp_path / "a.csv"), "text": "other"}})
     assert config.data.reading() == {"text": "other", "test_share": 0.2} | dict.fromkeys(("label", "image", "size"))
+
+
+def test_domains_and_times_come_from_tables(tmp_path: Path):
+    rows = [(f"text {k}", "ab"[k % 2], ("sea", "air")[k // 20], k, 1_600_000_000 + k, "x") for k in range(24)]
+    (tmp_path / "a.csv").write_bytes(comma(rows, ("text", "label", "Domain", "id", "time", "more")))
+    data = load(tmp_path / "a.csv")
+    assert "streams may be cut by Domain, time" in data.note and "other columns were left out: id, more" in data.note
+    domain, time = data.columns["domain"], data.columns["time"]
+    assert domain.names == ("air", "sea") and domain.test.bincount().tolist() == [2, 4], "of each class in each domain"
+    for part, held, when in ((data.train, domain.train, time.train), (data.test, domain.test, time.test)):
+        places = [int(text.split()[1]) for text in part.texts]
+        assert held.tolist() == [int(k < 20) for k in places] and when.tolist() == [1_600_000_000 + k for k in places]
+    assert [*stream("domain-incremental", data, order="given")[1].tests] == ["sea"]
+
+
+def test_names_of_domains_stand_beside_rows_of_numbers(tmp_path: Path):
+    rows = [(k / 7, "ab"[k % 2], ("sea", "air")[k // 20], k) for k in range(24)]
+    (tmp_path / "a.csv").write_bytes(comma(rows, ("x", "label", "domain", "time")))
+    data = load(tmp_path / "a.csv")
+    assert data.train.x.shape[1] == 2 and [*data.columns] == ["domain"], "numbers are learned from"
+    (tmp_path / "b.csv").write_bytes(comma([(f"{k}.org", "ab"[k % 2]) for k in range(8)], ("domain", "label")))
+    assert isinstance(load(tmp_path / "b.csv").train, TextRows) and not load(tmp_path / "b.csv").columns
 
 
 def test_groups_become_tasks(tmp_path: Path):

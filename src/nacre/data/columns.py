@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .tables import Table, listed
 
 LABELS = ("label", "labels", "class", "category", "intent", "target", "y")
 TEXTS = ("text", "sentence", "utterance", "query", "question", "content", "review", "message")
+DOMAIN, TIME = "domain", "time"  # columns that streams look for
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -35,12 +36,14 @@ class Chosen:
         text: The column of the texts; None: rows are numbers.
         numbers: The columns of a row's numbers.
         note: What was guessed or left out, in a sentence.
+        beside: Columns that streams are cut by, by what they are: domain or time.
     """
 
     label: str
     text: str | None
     numbers: tuple[str, ...]
     note: str
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def from_tables(
@@ -73,7 +76,12 @@ def from_tables(
         raise BadData(f"{train.source} has no rows: give at least two of each class")
     chosen = choose(train, text, label)
     labels, names = numbered(tables, chosen.label)
-    parts = {part: Part(_inputs(table, chosen), labels[part]) for part, table in tables.items()}
+    beside = {
+        kind: column
+        for kind, column in chosen.beside.items()
+        if all(column in table.columns and _holds(kind, table, column) for table in tables.values())
+    }
+    parts = {part: Part(_inputs(table, chosen), labels[part], _beside(table, beside)) for part, table in tables.items()}
     together = () if groups is None else _groups(groups, names)
     done = [note for note in (chosen.note, train.note) if note]
     return source_of(name, parts, names, seed, test_share, done, together)
@@ -100,6 +108,8 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
         raise BadData(f"{table.source}: {text!r} cannot be both the texts and the labels: say two columns")
     guessed = [] if label is not None else [f"labels are in {found!r}"]
     others = [n for n in names if n != found]
+    domain = _named((DOMAIN,), [n for n in others if n != text and numbers_of(table, n) is None])
+    others = [n for n in others if n != domain] or others  # the only other column is what is learned from
     numbers = tuple(n for n in others if numbers_of(table, n) is not None)
     words = [n for n in others if n not in numbers]
     if text is None:
@@ -114,10 +124,16 @@ def choose(table: Table, text: str | None = None, label: str | None = None) -> C
             f"{table.source} has the columns {listed(names)}; beside the labels in {found!r} {strange}: say which one holds "
             'texts, as text = "...", or leave those out that are no numbers'
         )
+    beside = {} if domain is None or domain in others else {DOMAIN: domain}
     left = [n for n in others if n != text] if text is not None else []
+    beside |= {
+        kind: n for kind in (DOMAIN, TIME) if (n := _named((kind,), left)) is not None and _holds(kind, table, n)
+    }
+    left = [n for n in left if n not in beside.values()]
+    guessed += [f"streams may be cut by {listed(beside.values())}"] if beside else []
     guessed += [f"other columns were left out: {listed(left)}"] if left else []
     guessed += [f"rows are the numbers in {listed(numbers)}"] if text is None else []
-    return Chosen(found, text, () if text is not None else numbers, "; ".join(guessed))
+    return Chosen(found, text, () if text is not None else numbers, "; ".join(guessed), beside)
 
 
 def label_of(table: Table, *others: str | None) -> str | None:
@@ -158,6 +174,27 @@ def _named(words: Sequence[str], names: Sequence[str]) -> str | None:
     """The column with the first of these names, in any case."""
     lowered = {name.strip().lower(): name for name in reversed(names)}
     return next((lowered[word] for word in words if word in lowered), None)
+
+
+def _holds(kind: str, table: Table, column: str) -> bool:
+    """Whether a column can be what its name says: a time is a number, a domain may be called anything."""
+    return kind == DOMAIN or numbers_of(table, column) is not None
+
+
+def _beside(table: Table, columns: Mapping[str, str]) -> dict[str, list[Any]]:
+    """What streams are cut by: domains as names, times as numbers."""
+    found: dict[str, list[Any]] = {}
+    for kind, name in columns.items():
+        column = table.columns[name]
+        refuse_missing(table, name, column)
+        if kind == TIME:
+            values = numbers_of(table, name)
+            whole = bool(np.all(values == np.floor(values))) and bool(np.all(np.abs(values) < 2**53))
+            found[kind] = list(values.astype(np.int64) if whole else values)
+        else:
+            known = dict(enumerate(table.names.get(name, ())))
+            found[kind] = [known.get(cell, str(cell)) if known else str(cell) for cell in column]
+    return found
 
 
 def _inputs(table: Table, chosen: Chosen) -> Tensor | list[str]:

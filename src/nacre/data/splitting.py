@@ -82,7 +82,10 @@ def parted(
         done.append("there are no test rows: the validation rows are for testing")
         parts["test"] = parts.pop("validation")
     if "test" not in parts:
-        train, test = split(name, parts["train"].y, classes, seed, test_share)
+        named = Column.of(parts["train"].beside.get("domain", ()), ())
+        train, test = split(
+            name, parts["train"].y, classes, seed, test_share, domains=named.train if named.names else None
+        )
         done.append(f"split by seed {seed}: of each class a share of {test_share:g} is for testing")
         parts = {"train": _picked(parts["train"], train), "test": _picked(parts["train"], test)}
     return parts, done
