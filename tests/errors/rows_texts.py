@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from nacre import data
 from nacre.backbones import HuggingFaceText, Tokenizer, backbone, from_spec
 from nacre.core.errors import BadData, BadSetting, BadUse, UnknownName
 from nacre.core.ragged import Ragged
 from nacre.core.rows import TensorRows
-from nacre.data import Source, Table, TextRows, TokenRows, texts_in, tokens_of
+from nacre.data import Source, Table, TextRows, TokenRows, make_blocks, texts_in, tokens_of
 from nacre.experiment import Config, Experiment, load, recipe
 from nacre.experiment.trial import trial
 from tests.errors.row import Place, Row
@@ -80,6 +81,16 @@ def ran(at: Place) -> Path:
     """A finished run over texts."""
     Experiment(config(at)).run(at / "run")
     return at / "run"
+
+
+def other_tokens(at: Place) -> Any:
+    """Blocks of tokens, and a backbone that cuts texts shorter."""
+    told = config(at)
+    texts, body = data.load(told.data.source), backbone(told.backbone.source)
+    make_blocks(texts.tokenized(body.tokenizer), at / "blocks")
+    same = trial(config(at, f"data.source={at / 'blocks'}"), 0)
+    assert same.source.train.made_by == body.tokenizer.sha256
+    return trial(config(at, f"data.source={at / 'blocks'}", "backbone.max_length=4"), 0)
 
 
 def otherwise(at: Place) -> Any:
@@ -264,6 +275,13 @@ TEXTS = [
         BadSetting,
         "backbone: augment = 'flip' changes pictures, and the rows of data are texts: leave it out",
         lambda at: trial(config(at, "backbone.augment=flip"), 0),
+    ),
+    Row(
+        "tokens of another length than the backbone cuts texts to",
+        BadData,
+        "backbone: the tokens of data were made by another tokenizer than the backbone's, or cut to another length: make "
+        "them again with source.tokenized(body.tokenizer), or take the backbone that they were made for",
+        other_tokens,
     ),
     Row(
         "a tokenizer that has changed since the run began",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -55,6 +57,11 @@ class Tokenizer:
     def settings(self) -> dict[str, Any]:
         """What `Tokenizer(**settings)` makes the same tokenizer from, ready for JSON."""
         return {"description": self.description, "kinds": self.kinds}
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that its tokens depend on, the truncation included."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     @property
     def highest(self) -> int:

@@ -185,8 +185,10 @@ def _source(folder: Path, source: Source) -> dict[str, Any]:
             raise _unfit(source.name, str(x.dtype) if isinstance(x, Tensor) else "texts or several fields")
         writer.write(f"{part}.y", [rows.y])
     kind = "tokens" if isinstance(source.train, TokenRows) else "rows"
+    made_by = {"made_by": source.train.made_by} if isinstance(source.train, TokenRows) else {}
     return {
         **_about(source.name, source.classes, source.groups, source.note, kind, list(parts)),
+        **made_by,
         "columns": writer.columns(source.columns),
         "source": source.sha256,
         "files": writer.files,

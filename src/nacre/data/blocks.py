@@ -174,7 +174,7 @@ def open_blocks(folder: Path) -> Source:
     with reading(folder / MANIFEST, "what make_blocks writes", AGAIN):
         names = {Path(name).name: entry for name, entry in told["files"].items()}  # of files in this folder alone
         files = {name: Block(folder / name, entry) for name, entry in names.items()}
-        parts = {part: _rows(part, files, told["kind"]) for part in told["parts"]}
+        parts = {part: _rows(part, files, told["kind"], told.get("made_by", "")) for part in told["parts"]}
         columns = {
             column["name"]: Column(
                 _in_memory(files[f"train.column{k}"]), _in_memory(files[f"test.column{k}"]), tuple(column["names"])
@@ -214,7 +214,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     return body
 
 
-def _rows(part: str, files: Mapping[str, Block], kind: str) -> TensorRows | TokenRows:
+def _rows(part: str, files: Mapping[str, Block], kind: str, made_by: str) -> TensorRows | TokenRows:
     y = _in_memory(files[f"{part}.y"])
     if kind == "rows":
         block = files[f"{part}.x"]
@@ -223,7 +223,7 @@ def _rows(part: str, files: Mapping[str, Block], kind: str) -> TensorRows | Toke
     fields = {
         name.removeprefix(begins): block.check().values for name, block in files.items() if name.startswith(begins)
     }
-    return TokenRows(Ragged(fields, _in_memory(files[f"{part}.ends"])), y)
+    return TokenRows(Ragged(fields, _in_memory(files[f"{part}.ends"])), y, made_by)
 
 
 def _in_memory(block: Block) -> Tensor:

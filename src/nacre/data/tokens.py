@@ -25,6 +25,7 @@ class TokenRows:
     Attributes:
         tokens: The tokens of all rows, such as `input_ids` in int32.
         y: (rows,) labels.
+        made_by: Digest of the tokenizer that made them; empty where it is not known.
 
     >>> import torch
     >>> held = Ragged({"input_ids": torch.tensor([7, 8, 9])}, torch.tensor([1, 3]))
@@ -35,6 +36,7 @@ class TokenRows:
 
     tokens: Ragged
     y: Tensor
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.y):
@@ -77,4 +79,4 @@ def tokens_of(what: str, rows: Any, tokenize: Tokenize) -> TokenRows:
             f"{what}: the tokenizer leaves nothing of {len(empty)} texts, the first is row {row + 1} with "
             f"{shown(rows.texts[row])}: leave them out"
         )
-    return TokenRows(tokens, rows.y)
+    return TokenRows(tokens, rows.y, getattr(tokenize, "sha256", ""))

@@ -58,7 +58,7 @@ def _picked(rows: Known, index: Tensor) -> Known:
     if isinstance(rows, TextRows):
         return replace(rows, texts=[rows.texts[i] for i in index.tolist()], y=rows.y[index])
     if isinstance(rows, TokenRows):
-        return TokenRows(rows.tokens.chosen(index), rows.y[index])
+        return replace(rows, tokens=rows.tokens.chosen(index), y=rows.y[index])
     if isinstance(rows, BlockRows):
         return rows.chosen(index)
     batch = rows.take(index)

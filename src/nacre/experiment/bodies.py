@@ -68,9 +68,17 @@ def read_by(body: Body, source: Source, config: Config) -> Source:
 
     Raises:
         BadSetting: texts shall be augmented.
+        BadData: tokens were made by another tokenizer.
     """
-    if isinstance(source.train, TextRows) and body.tokenizer is not None:
-        source = source.tokenized(body.tokenizer)
+    tokenizer = body.tokenizer
+    if isinstance(source.train, TextRows) and tokenizer is not None:
+        source = source.tokenized(tokenizer)
+    made_by = source.train.made_by if isinstance(source.train, TokenRows) else ""
+    if made_by and tokenizer is not None and made_by != tokenizer.sha256:
+        raise BadData(
+            f"the tokens of {source.name} were made by another tokenizer than the backbone's, or cut to another length: make "
+            "them again with source.tokenized(body.tokenizer), or take the backbone that they were made for"
+        )
     told = config.backbone.augment
     if not isinstance(source.train, TensorRows) and (names := [n for n in _listed(told) if n != NONE]):
         raise BadSetting(
