@@ -206,6 +206,20 @@ class Chain:
         return replace(cat(*pieces).pick(back), ids=index)
 
 
+AHEAD = 512  # rows
+
+
+def ahead(rows: Rows, size: int) -> int:
+    """For how many batches of `size` rows may be read at once, such that nothing but time depends on it; 1 = each alone.
+
+    Pictures of uint8 in memory: reading one batch costs little more than reading eight, and their numbers are made anew for
+    the model, so it does not matter how they lie.
+    """
+    held = rows.rows if isinstance(rows, Picked) else rows
+    simple = isinstance(held, TensorRows) and isinstance(held.x, Tensor) and held.x.dtype == torch.uint8
+    return max(AHEAD // size, 1) if simple else 1
+
+
 def batches(
     rows: Rows | None, size: int, order: Tensor | None = None, start: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
