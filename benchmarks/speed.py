@@ -5,12 +5,12 @@
 PEERS is a folder with `plain_loop.py`, a hand-written loop over tensors, and `_common.py`, its data and clock: 60,000 rows of
 28x28 in five tasks of two classes, a perceptron 784-400-400-10, SGD 0.05, batches of 64, one epoch a task. Nothing of it is
 copied here: the script runs as it is, in a thread that is let go for a block of optimizer steps at a time. In turns with it,
-in the same process, `Learner` trains on the same task and `score` evaluates the same tests (in batches of 500,
-as is usual here; of 256 there), so that whatever else the machine does meets both. Training is everything between two evaluations: steps, what a method does when
-a task begins and when it ends; its ratio is that of one task, the median and quartiles over all tasks and rounds. The ratio
-of blocks of steps alone is held to the same limit: where a task ends, EWC here takes its Fisher information of 200 rows, one
-at a time, and the plain loop of all batches of the task, which costs it more. Times are the processor time of each side's
-thread.
+in the same process, `Learner` trains on the same task and `score` evaluates the same tests (in batches of 500, as is usual
+here; of 256 there), so that whatever else the machine does meets both. Training is everything between two evaluations: steps,
+what a method does when a task begins and when it ends; its ratio is that of one task, the median and quartiles over all tasks
+and rounds. The ratio of blocks of steps alone is held to the same limit: where a task ends, EWC here takes its Fisher
+information of 200 rows, one at a time, and the plain loop of all batches of the task, which costs it more. Times are the
+processor time of each side's thread.
 
 Claims held here: training with naive, replay and DER++ takes at most x1.10 of the plain loop, EWC at most x1.10 of the loop
 with all tasks' penalties folded into one (`--fold`), evaluation at most x1.2. The ratio to the unfolded form is told beside,

@@ -215,8 +215,8 @@ def ahead(rows: Rows, size: int) -> int:
     Pictures of uint8 in memory: reading one batch costs little more than reading eight, and their numbers are made anew for
     the model, so it does not matter how they lie.
     """
-    held = rows.rows if isinstance(rows, Picked) else rows
-    simple = isinstance(held, TensorRows) and isinstance(held.x, Tensor) and held.x.dtype == torch.uint8
+    held = rows.rows if type(rows) is Picked else rows
+    simple = type(held) is TensorRows and isinstance(held.x, Tensor) and held.x.dtype == torch.uint8
     return max(AHEAD // size, 1) if simple else 1
 
 
