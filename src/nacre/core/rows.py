@@ -216,8 +216,8 @@ def ahead(rows: Rows, size: int) -> int:
     the model, so it does not matter how they lie.
     """
     held = rows.rows if type(rows) is Picked else rows
-    simple = type(held) is TensorRows and isinstance(held.x, Tensor) and held.x.dtype == torch.uint8
-    return max(AHEAD // size, 1) if simple else 1
+    x: Any = held.x if type(held) is TensorRows else None
+    return max(AHEAD // size, 1) if isinstance(x, Tensor) and x.dtype == torch.uint8 else 1
 
 
 def batches(
