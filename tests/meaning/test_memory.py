@@ -123,6 +123,17 @@ def test_replayed_rows_follow_the_stream_and_are_not_admitted_again():
     assert twice.source.tolist()[-2:] == [2, 2]
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+def test_replayed_rows_are_not_admitted_again_whatever_their_labels(shape):
+    """A `source` made like targets is of their shape, and then of no row."""
+    er = ER(rows=4, memory=Reservoir(capacity=10))
+    er.memory.add(Batch(torch.zeros(10, 2), torch.rand(10, *shape)))
+    batch = er.shape_batch(Batch(torch.zeros(6, 2), torch.rand(6, *shape)))
+    assert batch.source.dtype == torch.long and batch.source.tolist() == [0] * 6 + [1] * 4
+    er.after_step(batch, None, None)
+    assert er.memory.seen == 16
+
+
 def test_with_accumulation_the_replayed_rows_of_a_step_are_shared_out():
     class Counts(ER):
         drawn = 0

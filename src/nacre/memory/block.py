@@ -73,13 +73,13 @@ class Block(Stateful):
 
 def replayed(batch: Batch, past: Batch, weight: float = 1.0) -> Batch:
     """`batch` with rows of a memory behind it; their `source` is the next free number, so no memory admits them."""
-    source = torch.zeros_like(batch.y) if batch.source is None else batch.source
+    source = batch.y.new_zeros(len(batch), dtype=torch.long) if batch.source is None else batch.source
     past = past.to(batch.y.device)
     number = int(source.max()) + 1 if batch.source is not None and len(batch) else 1
     rows = Batch(
         past.x,
         past.y,
-        source=torch.full_like(past.y, number),
+        source=past.y.new_full((len(past),), number, dtype=torch.long),
         weight=None
         if weight == 1.0 and batch.weight is None
         else past.y.new_full((len(past),), weight, dtype=torch.float),
