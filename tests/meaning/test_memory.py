@@ -102,6 +102,17 @@ def test_memories_are_bounded_hold_raw_stream_rows_and_draw_copies(kind):
     assert memory.draw(8).x.sum() > 0, "what is drawn is a copy"
 
 
+def test_float_inputs_that_get_longer_are_padded_with_zero_as_batches_are():
+    """A NaN among the inputs of one row makes the whole loss NaN."""
+    memory = Reservoir(capacity=4)
+    for length in (2, 3):
+        held = torch.ones(2, length)
+        memory.add(Batch({"spectrum": held, "mask": held.long()}, torch.zeros(2, dtype=torch.long)), z=held)
+    drawn = memory.draw(4)
+    assert drawn.x["spectrum"].sum() == 10.0 and drawn.x["mask"].sum() == 10
+    assert drawn.extra["z"].isnan().sum() == 2, "fields of methods read as not known"
+
+
 def test_draws_touch_no_global_state_and_agree_between_twins():
     torch.manual_seed(0)
     before = torch.get_rng_state()
