@@ -109,6 +109,8 @@ def test_balanced_by_tasks_the_loss_of_task_t_is_one_over_t_and_the_rest():
     whole = drive.loss(batch).item()
     plain = nn.functional.cross_entropy(out.logits, batch.y)
     assert whole == pytest.approx((plain / 2 + distillation(out.logits[:, :2], then) / 2).item(), rel=1e-5)
+    own = drive.task.objective(batch).item()
+    assert own == pytest.approx(plain.item(), rel=1e-6), "what importance is taken of does not shrink with t"
     rivals = LwF(rivals=True)
     rivals.teacher, rivals.known = method.teacher, method.known
     assert rivals.loss(net, batch, out).item() == pytest.approx(distillation(out.logits, then).item(), rel=1e-5)

@@ -29,8 +29,11 @@ class LwF(Method):
     all that the copy answers for are one head's.
 
     With `balance = "tasks"` the loss of task t is (1/t) L + (1 - 1/t) KL instead, over several heads their mean: the form of
-    van de Ven et al. (2022). With `rivals` the student's softmax also runs over the new classes, whose targets are 0: those of
-    the present task, and those that the copy has no answer for.
+    van de Ven et al. (2022). It is added as (1 - 1/t) (KL - L), with L the mean of the rows' losses, so that the stage's own
+    loss, which importance is taken of, stays L.
+
+    With `rivals` the student's softmax also runs over the new classes, whose targets are 0: those of the present task, and
+    those that the copy has no answer for.
 
     Differences from the published code: no warm-up of the new rows of the head with all else at rest (give it a stage of its
     own, with `Rest`), and no weight decay beside the optimizer's.
@@ -61,22 +64,16 @@ class LwF(Method):
         yield cls()
         yield cls(balance="tasks", rivals=True)
 
-    def overrides(self, hook: str) -> bool:
-        return super().overrides(hook) and (hook != "objective" or self.balance == "tasks")
-
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self.tasks += bool(task.rows)
         self.present = list(task.classes)
-
-    def objective(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor:
-        return mean_loss(out, batch) / (max(self.tasks, 1) if self.balance == "tasks" else 1)
 
     def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
         if not self.teacher.taken or not (self.strength or self.balance == "tasks"):
             return 0.0
         terms = self._terms(model, batch, out)
         if self.balance == "tasks":
-            return (1 - 1 / max(self.tasks, 1)) * torch.stack(terms).mean()
+            return (1 - 1 / max(self.tasks, 1)) * (torch.stack(terms).mean() - mean_loss(out, batch))
         return self.strength * torch.stack(terms).sum()
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
