@@ -378,6 +378,9 @@ class Drive:
         return self._augmented(batch, *at)
 
     def _outputs(self, batch: Batch) -> Outputs:
+        """The shaped answer for rows that are read outside a step: they are no rows of the stream (source 1)."""
+        if batch.source is None:
+            batch = replace(batch, source=batch.y.new_ones(len(batch), dtype=torch.long))
         with self.casting():
             out = forward(self.model, batch)
             return replace(out, competing=self.method.shape_logits(out.logits, batch))
