@@ -81,8 +81,8 @@ def main() -> None:
     torch.set_num_threads(1)
     sys.path.insert(0, str(args.peers.resolve()))
     clock: Any = importlib.import_module("_common")
-    rows = [TensorRows(torch.from_numpy(x)[:, None], torch.from_numpy(y)) for x, y in clock.make_data()]
-    source = Source("blurred prototypes", *rows, tuple(map(str, range(clock.N_CLASSES))))
+    train, test = (TensorRows(torch.from_numpy(x)[:, None], torch.from_numpy(y)) for x, y in clock.make_data())
+    source = Source("blurred prototypes", train, test, tuple(map(str, range(clock.N_CLASSES))))
 
     figures: dict[str, Any] = {}
     for arm in ARMS:

@@ -12,14 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 from nacre.cli.main import cli
-from nacre.core.errors import NacreError
+from nacre.core.errors import BadSetting, NacreError
 from nacre.core.run import Run
 from nacre.data import load, without_test_rows
 from nacre.experiment import Config, Experiment, Finished, Sweep, crew, swept_in
 from nacre.experiment.axis import Axis
 from nacre.experiment.folder import Folder
+from nacre.experiment.trial import trial
 from tests.end_to_end.small import pictures
 
+AXIS = "stage.0.epochs=1,2"
 RATES = "stage.0.optimizer.lr=1e-5,0.1,1e30"  # too small, good, and one that ends in NaN
 SMALL = """
 [run]
@@ -175,8 +177,47 @@ def test_columns_follow_their_rows():
     assert chosen_on.sha256 != whole.sha256
 
 
+def test_chosen_by_another_figure_the_runs_are_not_run_again(here, tmp_path: Path):
+    path = written(tmp_path, "truth")
+    sweep = Sweep.over(path, [AXIS])
+    sweep.run(tmp_path / "out")
+    files = [tmp_path / "out" / name / "run.json" for name in sweep.names]
+    then = [file.stat().st_mtime_ns for file in files]
+    points = Sweep.over(path, [AXIS], by="forgetting").run(tmp_path / "out")
+    assert then == [file.stat().st_mtime_ns for file in files] and len(points) == 2
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["by"] == "forgetting"
+
+
+def test_a_sweep_of_which_every_run_failed_can_be_begun_anew(here, tmp_path: Path):
+    path = written(tmp_path, "truth")
+    with pytest.raises(NacreError, match="every run of the sweep failed"):
+        Sweep.over(path, [AXIS], "first:99").run(tmp_path / "out")
+    assert {p.run.status for p in Sweep.over(path, [AXIS], "first:1").run(tmp_path / "out")} == {"finished"}
+
+
+def test_no_other_process_works_in_a_sweep(here, tmp_path: Path):
+    sweep = Sweep.over(written(tmp_path, "truth"), [AXIS])
+    Folder(tmp_path / "out").make()
+    with Folder(tmp_path / "out").alone(), pytest.raises(BadSetting, match="another process works in"):
+        sweep.run(tmp_path / "out")
+
+
+def test_no_seed_trains_on_the_test_rows_of_another(tmp_path: Path):
+    path = tmp_path / "digits.toml"
+    path.write_text(SMALL + "[data]\nsource = 'digits'\n")
+    sweep = Sweep.over(path, [AXIS], changes=["run.seeds=[3,4]"])
+    rows = [trial(sweep.configs[0], seed).source for seed in (3, 4)]
+    tested = trial(sweep.best_of(sweep.configs[0]), 4).source.test
+    known = {x.numpy().tobytes() for x in tested.x}  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(known) > 300
+    for source in rows:
+        assert not any(x.numpy().tobytes() in known for part in (source.train, source.test) for x in part.x)  # pyright: ignore
+
+
 def test_axes_are_values_of_toml_or_texts():
-    assert Axis.of('a.b=[1, 2],"x,y",true').values == ("[\n    1,\n    2,\n]", '"x,y"', "true")
+    assert Axis.of('a.b=[1, 2],"x,y",true').values == ("[1, 2]", '"x,y"', "true")
+    tables = Axis.of('stage.0.optimizer={name = "sgd", lr = 1e-5},{name = "adam", groups = [{lr = 0.5}]}').values
+    assert tables == ('{"name" = "sgd", "lr" = 1e-05}', '{"name" = "adam", "groups" = [{"lr" = 0.5}]}')
     assert Axis.of("a=adamw, sgd").values == ("adamw", "sgd")
     assert Axis.of("a=1,1e9").values == ("1", "1000000000")
     assert Axis.of("a=1,3,2").in_order() is False and Axis.of("a=3,2,1").in_order() and not Axis.of("a=x,y").in_order()

@@ -36,7 +36,15 @@ def over_a_run(at: Place) -> Any:
 
 def mark(at: Place, **held: Any) -> Any:
     """Read a sweep that somebody wrote by hand."""
-    usual = {"format": sweeps.FORMAT, "axes": [], "select": "validation", "by": "last", "before": {}, "rows": []}
+    usual = {
+        "format": sweeps.FORMAT,
+        "axes": [],
+        "select": "validation",
+        "by": "last",
+        "before": {},
+        "test": False,
+        "rows": [],
+    }
     at.write("sweep.json", json.dumps({**usual, **held}))
     return swept_in(at.folder)
 
@@ -94,6 +102,25 @@ SWEEPS = [
         BadSetting,
         "these axes make 1024 runs: at most 1000 are made; take fewer values",
         lambda at: grid(at, *(f"stage.0.{key}={','.join(map(str, range(1, 33)))}" for key in ("epochs", "steps"))),
+    ),
+    Row(
+        "an axis over what a sweep sets",
+        BadSetting,
+        "--over data.tested_on: a sweep sets this itself: vary something else",
+        lambda at: grid(at, "data.tested_on=test,validation"),
+    ),
+    Row(
+        "two axes over one setting",
+        BadSetting,
+        "--over stage.0.epochs is given twice: give all its values at once",
+        lambda at: grid(at, "stage.0.epochs=1,2", "stage.0.epochs=3,4"),
+    ),
+    Row(
+        "a figure to choose by that no run measures",
+        BadSetting,
+        "these runs measure no forward_transfer: repeat the command with another --by (their records stay), or see what "
+        "stream.evaluate measures",
+        lambda at: grid(at, by="forward_transfer").run(at / "out"),
     ),
     Row(
         "rows to choose on that there are not",

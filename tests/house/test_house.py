@@ -294,7 +294,7 @@ def help_complaints(name: str, path: Path, cwd: Path, runs: int = 1) -> list[str
 
 @pytest.mark.skipif(not (PACKAGE / "cli" / "main.py").exists(), reason="there is no command line yet")
 def test_help_is_quick_and_needs_no_torch(tmp_path: Path) -> None:
-    assert help_complaints("nacre", PACKAGE.parent, tmp_path, runs=3) == []
+    assert help_complaints("nacre", PACKAGE.parent, tmp_path, runs=8) == []
 
 
 @pytest.mark.parametrize(

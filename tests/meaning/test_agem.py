@@ -21,6 +21,7 @@ from nacre.learner import Learner, Stage
 from nacre.memory import TaskBalanced
 from nacre.methods import AGEM
 from nacre.methods.agem import harmful
+from nacre.rules import Rest
 
 SGD = MadeOptimizer("sgd", 0.1)
 HEAVY = MadeOptimizer("adamw", 0.02, [], {"weight_decay": 0.5})
@@ -108,6 +109,27 @@ def test_gradients_alone_promise_nothing_about_the_moves_of_adamw_with_decay():
                             move = old - flat(net.parameters())
                             worst[how] = min(worst[how], (move @ wanted / (move.norm() * wanted.norm() + 1e-12)).item())
     assert worst["gradient"] < -0.2 and worst["move"] > -1e-4, worst
+
+
+def test_beside_entries_that_rest_the_others_alone_keep_the_promise():
+    """What of the move is put back after it cannot make up for the rest of it."""
+    tasks, net = conflicting()
+    rests = {"weight": torch.tensor([[True, False, True, False]])}  # half of the first row; the second moves
+    method = AGEM(rows=40, patterns=40, how="move")
+    resting, worst = compose(method, Rest(rests)), 0.0
+    for task in tasks:
+        with Drive(resting, net, HEAVY, task, seed=0) as drive:
+            for batch in [b for epoch in range(4) for b in drive.batches(epoch, 8)]:
+                wanted = reference(method, net, drive.site.step) if task.index else None
+                old = flat(net.parameters())
+                drive.optimizer.zero_grad()
+                drive.loss(batch).backward()
+                drive.optimizer.step()
+                drive.stepped()
+                if wanted is not None:
+                    move = old - flat(net.parameters())
+                    worst = min(worst, (move @ wanted / (move.norm() * wanted.norm() + 1e-12)).item())
+    assert worst > -1e-4
 
 
 def test_what_does_not_conflict_is_left_alone_bit_for_bit():

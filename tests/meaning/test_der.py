@@ -11,6 +11,7 @@ from torch import nn
 from worlds import Net, noise, stream
 
 from nacre.core.drive import Drive
+from nacre.core.errors import BadSetting
 from nacre.core.method import Method, compose
 from nacre.core.model import forward, grow
 from nacre.core.optim import MadeOptimizer
@@ -20,6 +21,8 @@ from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
 from nacre.methods import DER, ER, MIST, DERpp
 from nacre.metrics import Matrix, score
+from nacre.streams import stream_of
+from nacre.streams.arrival import task_free
 
 SGD = MadeOptimizer("sgd", 0.1)
 
@@ -171,6 +174,44 @@ def test_micro_batches_make_the_gradient_of_the_whole_step(pieces):
                 drive.loss(piece).backward()
         slopes[cut] = torch.cat([p.grad.flatten() for p in net.parameters()])
     assert (slopes[1] - slopes[pieces]).abs().max() < 1e-6
+
+
+class Tokens(nn.Module):
+    """Answers each token with its number and the next, times a weight that moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.weight * torch.stack([ids, ids + 1.0], 2)
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 5), (5, 3)])
+def test_answers_for_tokens_are_compared_at_the_places_that_both_lengths_have(lengths):
+    """The row that is remembered comes with its batch's length, and meets a batch of another."""
+    method, net = DER(rows=2, strength=1.0, memory=Reservoir(capacity=4)), Tokens()
+    ids = [{"ids": torch.ones(2, length)} for length in lengths]
+    batches = [Batch(x, torch.ones(2, length, dtype=torch.long)) for x, length in zip(ids, lengths, strict=True)]
+    with Drive(method, net, SGD, Task(0, TensorRows(ids[0], batches[0].y)), seed=0) as drive:
+        step(drive, batches[0])
+        weight = net.weight.item()
+        shaped = method.shape_batch(batches[1])
+        term = method.loss(net, shaped, forward(net, shaped))
+    expected = (weight - 1.0) ** 2 * torch.tensor([1.0, 2.0]).square().mean()
+    assert term.item() == pytest.approx(expected.item(), rel=1e-4) and weight != 1.0
+
+
+def test_on_a_stream_that_tells_no_borders_logits_are_stored_at_insertion_only():
+    def learned(method: Method) -> None:
+        learner = Learner(Net(norm=False, dropout=0.0), (Stage(method, SGD, batch_size=8),))
+        list(learner.learn(task_free(stream_of(stream()))))
+
+    method = DERpp(rows=6, memory=Reservoir(capacity=20))
+    learned(method)
+    assert method.memory.seen == 120
+    with pytest.raises(BadSetting, match="end_stage"):
+        learned(DERpp(rows=6, stored="end", memory=Reservoir(capacity=20)))
 
 
 def forgotten(method: Method, wide: bool) -> float:

@@ -9,11 +9,12 @@ from worlds import Net, rows, stream
 
 from nacre.core.drive import Drive
 from nacre.core.errors import BadSetting
+from nacre.core.method import compose
 from nacre.core.model import Outputs, forward, grow
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.memory import Reservoir
-from nacre.methods import ER, ERACE
+from nacre.methods import DER, ER, ERACE
 
 SGD = MadeOptimizer("sgd", 0.1)
 
@@ -86,3 +87,13 @@ def test_er_balanced_by_tasks_weighs_new_and_old_rows_one_to_t_minus_one():
     new, old = F.cross_entropy(out.logits[:4], shaped.y[:4]), F.cross_entropy(out.logits[4:], shaped.y[4:])
     whole = er.objective(net, shaped, Outputs(out.logits, out.logits))
     assert whole.item() == pytest.approx((new / 3 + 2 * old / 3).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_er_balanced_by_tasks_counts_rows_by_their_weights(first):
+    """Rows that a partner brought without weight are no rows of the present task."""
+    er, der = ER(rows=6, balance="tasks", memory=Reservoir(capacity=20)), DER(rows=9, memory=Reservoir(capacity=20))
+    both = compose(er, der) if first else compose(der, er)
+    both.begin_stage(remembering(both), stream()[1].task)
+    weight = both.shape_batch(rows((2, 3), 2, "new").take(torch.arange(4))).weight
+    assert weight.sum().item() == pytest.approx(2 * 4) and weight.gt(0).sum() == 10

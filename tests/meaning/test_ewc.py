@@ -9,14 +9,14 @@ from worlds import Net, stream
 
 from nacre.core.dice import dice
 from nacre.core.drive import Drive
-from nacre.core.method import Method
+from nacre.core.method import Method, compose
 from nacre.core.model import Outputs
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch, TensorRows
 from nacre.core.stream import Task
 from nacre.importance import fisher
 from nacre.learner import Learner, Stage
-from nacre.methods import EWC
+from nacre.methods import ERACE, EWC
 
 
 def softmax_regression() -> tuple[nn.Linear, TensorRows]:
@@ -68,6 +68,18 @@ def consolidated(**settings) -> tuple[EWC, Net, Task]:
             drive.optimizer.step()
             drive.stepped()
     return ewc, net, task
+
+
+def test_rows_that_importance_is_taken_of_compete_among_all_classes_beside_er_ace_too():
+    """One row alone is the only class of its batch: among that class the loss and its slope are 0."""
+    taken = []
+    for partners in ((), (ERACE(rows=0),)):
+        ewc = EWC(rows=16, labels="exact")
+        with Drive(compose(ewc, *partners), Net(norm=False, dropout=0.0), MadeOptimizer("sgd", 0.1), stream()[0].task):
+            pass
+        taken.append(ewc.importance)
+    assert taken[0]["body.0.weight"].sum() > 0
+    assert all(torch.equal(f, taken[1][n]) for n, f in taken[0].items())
 
 
 def test_the_penalty_is_zero_at_the_anchor_and_half_strength_f_far_squared_away_from_it():

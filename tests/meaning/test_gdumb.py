@@ -50,6 +50,16 @@ def test_each_task_begins_with_the_untrained_weights():
         assert not torch.equal(net.body[0].weight, untrained.body[0].weight)
 
 
+def test_whose_classes_are_whose_is_not_put_back_with_the_weights():
+    """Else the classes of each later task are nobody's, and compete in every task."""
+    method, net = GDumb(memory=Greedy(capacity=20)), Net(norm=False, heads=True)
+    net.head.grow(6)
+    for task in [e.task for e in stream(told=True)]:
+        with Drive(method, net, SGD, task, seed=0) as drive:
+            trained(drive)
+    assert net.head.owner.tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def test_the_result_does_not_depend_on_the_order_of_tasks_given_an_equal_memory():
     """Other tasks in between, and the same rows in the end: the same weights, bit for bit."""
     everything = rows((0, 1, 2, 3), 4, "order")

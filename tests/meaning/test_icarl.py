@@ -140,6 +140,19 @@ def test_with_all_rows_as_exemplars_it_is_the_nearest_class_mean():
     assert method.stale(net) == [0, 1]
 
 
+def test_where_tasks_name_no_classes_new_columns_are_trained_too():
+    """Else the rows of a second task train the columns of the first alone."""
+    method, net = ICaRL(memory=Herding(capacity=20)), Net(norm=False, dropout=0.0)
+    net.head.grow(4)
+    for i, classes in enumerate(((0, 1), (2, 3))):
+        before = net.head.weight.detach().clone()
+        with Drive(method, net, SGD, Task(i, rows(classes, 8, "unnamed", i)), seed=0) as drive:
+            drive.optimizer.zero_grad()
+            drive.loss(next(drive.batches(0, 16))).backward()
+            drive.optimizer.step()
+    assert method.known == [0, 1, 2, 3] and (net.head.weight != before).any(1)[2:].all()
+
+
 def test_it_remembers_classes_that_fine_tuning_forgets():
     learner = learned(ICaRL(memory=Herding(capacity=60)), 3, epochs=4)
     scores = [score(learner.predict, e.tests[f"task{i}"]) for i, e in enumerate(stream())]

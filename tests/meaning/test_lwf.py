@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from worlds import Net, stream
+from worlds import Net, rows, stream
 
 from nacre.core.drive import Drive
 from nacre.core.method import Method
 from nacre.core.model import forward
 from nacre.core.optim import MadeOptimizer
+from nacre.core.stream import Task
 from nacre.learner import Learner, Listener, Stage
 from nacre.losses import distillation
 from nacre.methods import LwF
@@ -108,9 +109,42 @@ def test_balanced_by_tasks_the_loss_of_task_t_is_one_over_t_and_the_rest():
     whole = drive.loss(batch).item()
     plain = nn.functional.cross_entropy(out.logits, batch.y)
     assert whole == pytest.approx((plain / 2 + distillation(out.logits[:, :2], then) / 2).item(), rel=1e-5)
+    own = drive.task.objective(batch).item()
+    assert own == pytest.approx(plain.item(), rel=1e-6), "what importance is taken of does not shrink with t"
     rivals = LwF(rivals=True)
     rivals.teacher, rivals.known = method.teacher, method.known
     assert rivals.loss(net, batch, out).item() == pytest.approx(distillation(out.logits, then).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("splits", "asked"), [(((0, 1), (2, 3)), [0, 1, 2, 3]), (((0, 3), (1, 2)), [0, 3, 1, 2])])
+def test_rivals_are_the_classes_of_the_present_task_also_in_a_head_that_has_all_classes(splits, asked):
+    method, net = LwF(rivals=True), Net(norm=False, dropout=0.0)
+    net.head.grow(6)
+    walk = Learner(net, (Stage(method, SGD, batch_size=8),)).learn(tasks := stream(splits=splits))
+    next(walk)
+    method.begin_stage(net, tasks[1].task)
+    with torch.no_grad():
+        net.head.weight.add_(0.1 * torch.arange(6.0)[:, None])
+    batch = tasks[1].task.train.take(torch.arange(8))
+    out, then = forward(net, batch), method.teacher.answer(net, batch).logits
+    expected = distillation(out.logits[:, asked], then[:, asked[:2]])
+    assert method.loss(net, batch, out).item() == pytest.approx(expected.item(), rel=1e-5) and expected > 0
+
+
+def test_where_tasks_name_no_classes_all_answers_of_the_teacher_are_distilled():
+    method, net = LwF(), Net(norm=False, dropout=0.0)
+    net.head.grow(4)
+    for i, classes in enumerate(((0, 1), (2, 3))):
+        with Drive(method, net, SGD, Task(i, rows(classes, 8, "unnamed", i)), seed=0) as drive:
+            for batch in drive.batches(0, size=8):
+                drive.optimizer.zero_grad()
+                drive.loss(batch).backward()
+                drive.optimizer.step()
+    with torch.no_grad():
+        net.head.weight.add_(0.1 * torch.arange(4.0)[:, None])
+    out, then = forward(net, batch), method.teacher.answer(net, batch).logits
+    term = method.loss(net, batch, out).item()
+    assert term == pytest.approx(distillation(out.logits, then).item(), rel=1e-5) and term > 0
 
 
 def test_it_forgets_less_than_fine_tuning_where_tasks_are_told():

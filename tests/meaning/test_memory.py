@@ -102,6 +102,17 @@ def test_memories_are_bounded_hold_raw_stream_rows_and_draw_copies(kind):
     assert memory.draw(8).x.sum() > 0, "what is drawn is a copy"
 
 
+def test_float_inputs_that_get_longer_are_padded_with_zero_as_batches_are():
+    """A NaN among the inputs of one row makes the whole loss NaN."""
+    memory = Reservoir(capacity=4)
+    for length in (2, 3):
+        held = torch.ones(2, length)
+        memory.add(Batch({"spectrum": held, "mask": held.long()}, torch.zeros(2, dtype=torch.long)), z=held)
+    drawn = memory.draw(4)
+    assert drawn.x["spectrum"].sum() == 10.0 and drawn.x["mask"].sum() == 10
+    assert drawn.extra["z"].isnan().sum() == 2, "fields of methods read as not known"
+
+
 def test_draws_touch_no_global_state_and_agree_between_twins():
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -121,6 +132,17 @@ def test_replayed_rows_follow_the_stream_and_are_not_admitted_again():
     assert er.memory.seen == 16
     twice = replayed(batch, rows(0, 2, 1))
     assert twice.source.tolist()[-2:] == [2, 2]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+def test_replayed_rows_are_not_admitted_again_whatever_their_labels(shape):
+    """A `source` made like targets is of their shape, and then of no row."""
+    er = ER(rows=4, memory=Reservoir(capacity=10))
+    er.memory.add(Batch(torch.zeros(10, 2), torch.rand(10, *shape)))
+    batch = er.shape_batch(Batch(torch.zeros(6, 2), torch.rand(6, *shape)))
+    assert batch.source.dtype == torch.long and batch.source.tolist() == [0] * 6 + [1] * 4
+    er.after_step(batch, None, None)
+    assert er.memory.seen == 16
 
 
 def test_with_accumulation_the_replayed_rows_of_a_step_are_shared_out():

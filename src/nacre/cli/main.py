@@ -83,15 +83,17 @@ def run(
     """Run what CONFIG says: a TOML file or recipe:NAME; without one, the embedded comparison."""
     from .work import run_comparison, run_one
 
-    given = {"data.source": data, "backbone.source": backbone}
-    said = [f"{place}={json.dumps(value)}" for place, value in given.items() if value is not None]
-    said = [*changes, *said, *_seeds(seeds)]
-    if device is not None:
-        said.append(f'run.device="{device}"')
+    said = [*changes, *_said(seeds, device, data, backbone)]
     if config is None:
         run_comparison(said, out)
     else:
         run_one(config, said, out)
+
+
+def _said(seeds: str | None, device: str | None, data: str | None, backbone: str | None) -> list[str]:
+    """The changes that these options mean."""
+    given = {"run.device": device, "data.source": data, "backbone.source": backbone}
+    return [*(f"{place}={json.dumps(value)}" for place, value in given.items() if value is not None), *_seeds(seeds)]
 
 
 def _seeds(text: str | None) -> list[str]:
@@ -124,7 +126,7 @@ SWEEPS = """\b
     "--select",
     default="validation",
     show_default=True,
-    help='Rows to be judged on: "validation", or "first:3", those of the first three tasks. Test rows are never read.',
+    help='Rows to be judged on: "validation", or "first:3", those of the first three tasks; never test rows.',
 )
 @click.option("--by", default="last", show_default=True, help="The figure whose mean over the seeds decides.")
 @click.option("--set", "changes", multiple=True, metavar="PLACE=VALUE", help="Change a setting of every run.")
@@ -132,6 +134,9 @@ SWEEPS = """\b
     "--out", type=click.Path(path_type=Path), help="The sweep's folder; by default runs/NAME-sweep-DATE-TIME."
 )
 @click.option("--seeds", metavar="0,1,2", help="Several give mean and spread.")
+@click.option("--device", help='"auto", "cpu", "cuda"; the same as --set run.device=...')
+@click.option("--data", metavar="PATH", help="The data; the same as --set data.source=PATH.")
+@click.option("--backbone", metavar="NAME", help="The backbone; the same as --set backbone.source=NAME.")
 @click.option("--workers", type=click.IntRange(min=1), help="Runs at a time; by default one a core, on a GPU one.")
 @click.option("--test", is_flag=True, help="Then run the best on the test rows, with all training rows.")
 @plugin
@@ -143,17 +148,23 @@ def sweep(
     changes: tuple[str, ...],
     out: Path | None,
     seeds: str | None,
+    device: str | None,
+    data: str | None,
+    backbone: str | None,
     workers: int | None,
     test: bool,
 ) -> None:
-    """Choose settings of CONFIG without a look at test rows: run all combinations of values, and say which is best.
+    """Choose settings of CONFIG, a TOML file or recipe:NAME, without a look at test rows.
 
+    All combinations of values are run, and the best is named.
     Each run is scored on validation rows (the data's own, or a tenth of the training rows). The best config is written to
     best.toml, set to be trained on all training rows and scored on the test rows.
     """
-    from .sweeping import sweep as run_grid
+    from ..experiment import Sweep
+    from .sweeping import run_sweep
 
-    run_grid(config, axes, select, by, [*changes, *_seeds(seeds)], out, workers, test)
+    said = [*changes, *_said(seeds, device, data, backbone)]
+    run_sweep(Sweep.over(config, axes, select, by, said, test), out, workers)
 
 
 @cli.command()

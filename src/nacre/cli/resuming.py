@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core import ranks
 from ..core.errors import BadData
-from ..experiment import Config, Experiment, compared_in, swept_in
-from .progress import progress
+from ..experiment import compared_in, swept_in
 from .sweeping import run_sweep
-from .work import compare, signals_heard, tell
+from .work import compare, resume_one
 
 
 def resume_any(folder: Path) -> None:
@@ -24,11 +22,7 @@ def resume_any(folder: Path) -> None:
         return
     if not (folder / "config.toml").is_file():
         raise BadData(f"{folder} is no run's folder{_held(folder)}")
-    config = Config.load(folder)
-    with ranks.joined():
-        with signals_heard(folder) as stopping, progress(config.run.name) as hears:
-            record = Experiment(config).resume(folder, hears, stopping)
-        tell([record], folder)
+    resume_one(folder)
 
 
 def _held(folder: Path) -> str:

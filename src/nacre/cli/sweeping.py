@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.durable import write_text
-from ..experiment import Sweep
-from ..experiment.sweep import BEST
+from ..experiment import Finished, Sweep
+from ..experiment.folder import CONFIG, Folder
+from ..experiment.sweep import BEST, TEST
 from ..report import grid, show
 from .progress import rows_progress
-from .work import folder_for, refuse_ranks, run_one, signals_heard, title_of, workers_for
+from .work import folder_for, refuse_ranks, resume_one, run_one, signals_heard, title_of, workers_for
 
 
-def sweep(
-    path: Path,
-    axes: Sequence[str],
-    select: str,
-    by: str,
-    changes: Sequence[str],
-    out: Path | None,
-    workers: int | None,
-    test: bool,
-) -> None:
-    """Run the grid, tell which point is best, and run that one on the test rows if asked to."""
-    several = Sweep.over(path, axes, select, by, changes)
-    out = out if out is not None else folder_for(f"{several.best_differs['run']['name']}-sweep")
-    run_sweep(several, out, workers)
-    if test:
-        run_one(out / BEST, (), out / "test")
-
-
-def run_sweep(several: Sweep, out: Path, workers: int | None = None) -> None:
-    """Run every point that is not finished, and tell."""
+def run_sweep(several: Sweep, out: Path | None, workers: int | None = None) -> None:
+    """Run every point that is not finished, tell which is best, and run that one on the test rows if that is asked for."""
     refuse_ranks("a sweep")
-    workers = workers or workers_for(several.configs)
+    out = out if out is not None else folder_for(f"{several.best_differs['run']['name']}-sweep")
+    try:
+        _run_grid(several, out, workers or workers_for(several.configs))
+    except Finished:
+        if not several.test or Folder(out / TEST).status() == "finished":
+            raise
+    if not several.test:
+        return
+    if (out / TEST / CONFIG).is_file():
+        resume_one(out / TEST)
+    else:
+        run_one(out / BEST, (), out / TEST)
+
+
+def _run_grid(several: Sweep, out: Path, workers: int) -> None:
     with signals_heard(out), rows_progress(workers) as told:
         points = several.run(out, workers, told)
     place, _ = several.best(points)

@@ -17,14 +17,13 @@ from ..core.durable import write_text
 from ..core.errors import BadSetting
 from ..core.run import Run
 from ..experiment import (
-    PREFIX,
     Comparison,
     Config,
     Experiment,
     Stopping,
+    config_of,
     default_comparison,
     device_of,
-    recipe,
     slug,
 )
 from ..report import Sheet, comparison, matrix, references, show
@@ -35,12 +34,21 @@ RUNS = Path("runs")
 
 def run_one(path: Path, changes: Sequence[str], out: Path | None) -> None:
     """Run one config, or the recipe of that name."""
-    config = recipe(str(path), changes=changes) if str(path).startswith(PREFIX) else Config.load(path, changes)
+    config = config_of(path, changes)
     with ranks.joined():
         out = Path(ranks.told(str(out if out is not None else folder_for(config.run.name))))
         with signals_heard(out) as stopping, progress(config.run.name) as hears:
             record = Experiment(config).run(out, hears, stopping)
         tell([record], out)
+
+
+def resume_one(folder: Path) -> None:
+    """Go on with the run in a folder."""
+    config = Config.load(folder)
+    with ranks.joined():
+        with signals_heard(folder) as stopping, progress(config.run.name) as hears:
+            record = Experiment(config).resume(folder, hears, stopping)
+        tell([record], folder)
 
 
 def run_comparison(changes: Sequence[str], out: Path | None) -> None:

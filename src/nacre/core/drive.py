@@ -32,7 +32,7 @@ from .once import pass_over
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
-from .rows import Augment, Batch, Cut, lengths_of
+from .rows import Augment, Batch, Cut, ahead, lengths_of
 from .rule import Rule, Site, hooked
 from .stream import Task
 from .widen import go_on_with
@@ -220,11 +220,18 @@ class Drive:
             return
         order = self.order(epoch, size)
         pass_over(self.rows, order[: start * size])
+        many = ahead(self.rows, size) if accumulate == self.world == 1 else 1
+        held, at = None, 0  # rows that were read ahead, and how many of them were given out
         for low in range(start * size, len(order), size):
             step = order[low : low + size]
             if self.world > 1 and any(1 in pieces for pieces in sizes(len(step), accumulate)):
                 check_norms(self.task, self.model)  # on all ranks
-            pieces = cut(self.rows, step, accumulate, self.device, self.in_parts)
+            if many > 1:
+                if held is None or at == many * size:
+                    held, at = self.rows.take(order[low : low + many * size]).to(self.device), 0
+                pieces, at = [held.pick(slice(at, at + size))], at + size
+            else:
+                pieces = cut(self.rows, step, accumulate, self.device, self.in_parts)
             for piece in pieces if not self.task.border else ():
                 self.admit(piece.y)
             yield pieces
@@ -371,6 +378,9 @@ class Drive:
         return self._augmented(batch, *at)
 
     def _outputs(self, batch: Batch) -> Outputs:
+        """The shaped answer for rows that are read outside a step: they are no rows of the stream (source 1)."""
+        if batch.source is None:
+            batch = replace(batch, source=batch.y.new_ones(len(batch), dtype=torch.long))
         with self.casting():
             out = forward(self.model, batch)
             return replace(out, competing=self.method.shape_logits(out.logits, batch))

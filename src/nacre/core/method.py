@@ -209,6 +209,8 @@ def _either(a: Tensor, b: Tensor) -> Tensor:
 def compose(*members: Rule) -> Composed:
     """Several rules and methods as one method; compositions inside are unfolded.
 
+    Two memories of one seed that met the same rows keep and replay the same: give each a seed of its own.
+
     >>> from nacre.methods import ER, EWC
     >>> [type(m).__name__ for m in compose(EWC(), ER()).members]
     ['EWC', 'ER']

@@ -67,9 +67,14 @@ class Snapshot(Stateful):
 
     @torch.no_grad()
     def put_back(self, model: nn.Module) -> None:
-        """Make the model what it was; what it has gained since stays as it is."""
+        """Make the model what it was; what it has gained since stays as it is.
+
+        So do buffers that a module names in `announced`: what tasks have said, which nothing has learned.
+        """
+        modules = bare(model).named_modules()
+        said = {f"{n}.{buffer}" if n else buffer for n, m in modules for buffer in getattr(m, "announced", ())}
         for n, t in bare(model).state_dict().items():
-            if n in self.tensors:
+            if n in self.tensors and n not in said:
                 kept = self.tensors[n]
                 (t[: len(kept)] if kept.ndim else t).copy_(kept)
 

@@ -6,7 +6,7 @@ from .experiment import Experiment
 from .export import Predictor, export, load
 from .fit import fit
 from .folder import Finished, slug
-from .named import PREFIX, Recipe, recipe, recipe_of, recipes
+from .named import PREFIX, Recipe, config_of, recipe, recipe_of, recipes
 from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .sweep import Sweep, swept_in
@@ -29,6 +29,7 @@ __all__ = [
     "Sweep",
     "Trial",
     "compared_in",
+    "config_of",
     "default_comparison",
     "device_of",
     "differences",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,11 @@ def _values(text: str) -> list[str]:
 
 
 def _as_toml(value: Any) -> str:
-    """A value as it stands in TOML, a number as short as it can be."""
+    """A value as it stands in a line of TOML, a number as short as it can be."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_as_toml(held)}" for key, held in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_as_toml, value)) + "]"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"{value:.0f}"
     if isinstance(value, float) and float(f"{value:g}") == value:

@@ -60,10 +60,13 @@ class Comparison:
             NacreError: a row failed; the others have been run to their end.
         """
         rows = [Row(Path(out) / name, config) for name, config in zip(self.names, self.configs, strict=True)]
-        self._refuse_other(Path(out), rows)
-        begin(rows)
-        self.save(out, [])
-        failed = work_off(rows, workers, told)
+        folder = Folder(out)
+        folder.make()
+        with folder.alone():
+            self._refuse_other(Path(out), rows)
+            begin(rows)
+            self.save(out, [])
+            failed = work_off(rows, workers, told)
         if failed:
             raise NacreError(
                 "; ".join(f"{row.config.run.name}: {failed[row.place]}" for row in rows if row.place in failed)

@@ -19,7 +19,7 @@ from ..core.errors import BadSetting, NacreError
 from ..core.run import Run
 from .config import Config, differences
 from .experiment import Experiment
-from .folder import CONFIG, Folder
+from .folder import CONFIG, Finished, Folder
 from .stopping import Stopping
 
 Told = Callable[[Config, Run], None]
@@ -40,6 +40,10 @@ class Row:
         share = [0.1 if s.when == "first" else 1.0 for s in stages]
         twice = [2.0 if any("memory" in m for m in s.methods) else 1.0 for s in stages]
         return sum(s.epochs * a * b for s, a, b in zip(stages, share, twice, strict=True))
+
+    def changed(self) -> list[str]:
+        """In what the config in its folder differs from its own."""
+        return differences(Config.load(self.place).to_dict(), self.config.to_dict())
 
     def tell(self, told: Told | None) -> None:
         """Say how far it is, where that is news."""
@@ -62,7 +66,7 @@ def refuse_other(rows: list[Row]) -> None:
     for row in rows:
         if not (row.place / CONFIG).is_file():
             Folder(row.place).refuse_other(row.config)
-        elif changed := differences(Config.load(row.place).to_dict(), row.config.to_dict()):
+        elif (changed := row.changed()) and not Folder(row.place).learned_nothing():
             lines = "\n  ".join(changed)
             raise BadSetting(
                 f"{row.place} holds a run with other settings; choose another --out, or delete it:\n  {lines}"
@@ -70,9 +74,9 @@ def refuse_other(rows: list[Row]) -> None:
 
 
 def begin(rows: list[Row]) -> None:
-    """Make the folder of each row and write its config down, where that has not been done."""
+    """Make the folder of each row and write its config down, where that has not been done; see `refuse_other`."""
     for row in rows:
-        if not (row.place / CONFIG).is_file():
+        if not (row.place / CONFIG).is_file() or row.changed():
             Folder(row.place).begin(row.config)
 
 
@@ -134,6 +138,8 @@ def _work(waiting: Any, ended: Any, others: list[str]) -> None:
             for place in iter(waiting.get, None):
                 try:
                     Experiment(Config.load(place)).resume(place, stopping)
+                    ended.put((place, ""))
+                except Finished:
                     ended.put((place, ""))
                 except (NacreError, OSError, MemoryError) as error:
                     ended.put((place, str(error)))

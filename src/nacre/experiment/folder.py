@@ -62,8 +62,8 @@ class Folder:
             return
         if not (self.path / CONFIG).is_file():
             raise BadData(f"{self.path} exists and is no run's folder (it has no {CONFIG}): choose another --out")
-        if self.status() == "failed" and not any(self.path.glob("checkpoints/*/*")):
-            return  # it learned nothing: the next one may begin here
+        if self.learned_nothing():
+            return  # the next one may begin here
         there = Config.load(self.path)
         if changed := differences(there.to_dict(), config.to_dict()):
             lines = "\n  ".join(changed)
@@ -73,6 +73,10 @@ class Folder:
         if self.status() == "finished":
             raise Finished(f"{self.path} holds this very run, finished: see {self.path / 'run.json'}")
         raise BadSetting(f"{self.path} holds this very run, unfinished: go on with `nacre resume {self.path}`")
+
+    def learned_nothing(self) -> bool:
+        """Whether the run here failed before its first checkpoint."""
+        return self.status() == "failed" and not any(self.path.glob("checkpoints/*/*"))
 
     def make(self) -> None:
         """Make the folder, if it is not there.

@@ -71,6 +71,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("[a-z]*.toml"))
 
 
+def config_of(path: str | Path, changes: Iterable[str] = ()) -> Config:
+    """The config in a file or a run's folder, or that of `recipe:NAME`.
+
+    Raises:
+        UnknownName: there is no such recipe.
+        BadSetting: there is no such file, or it is no config; or a recipe that needs data is not told where they lie.
+    """
+    return recipe(str(path), changes=changes) if str(path).startswith(PREFIX) else Config.load(path, changes)
+
+
 def recipes() -> list[Recipe]:
     """All recipes, in the order of their names."""
     return [recipe_of(name) for name in names()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,9 +25,12 @@ from .compare import PLAIN
 from .config import Config
 from .crew import Row, Told, begin, refuse_other, work_off
 from .folder import CONFIG, Finished, Folder, slug
+from .named import config_of
 
-MARK, BEST, FORMAT = "sweep.json", "best.toml", "nacre-sweep-1"
+MARK, BEST, TEST, FORMAT = "sweep.json", "best.toml", "test", "nacre-sweep-1"
 MOST = 1000  # runs of a sweep
+PRINTABLE = re.compile(r"[^/\\\x00-\x1f]{1,100}")  # names that a run may have
+OWN = ("run.name", "run.seeds", "data.tested_on", "stream.first")  # places that no axis may vary
 FIGURES = tuple(Matrix().summary())
 SMALLER_IS_BETTER = ("forgetting",)
 
@@ -60,7 +64,8 @@ class Sweep:
         names: The folder of each.
         select: Which rows they are scored on: "validation", or "first:3" for the validation rows of the first three tasks.
         by: The figure that the best is chosen by: by its mean over the seeds.
-        best_differs: What stood in the config before, at places that were changed for the sweep alone.
+        best_differs: What the best point's config holds, at places that were changed for the sweep alone.
+        test: Whether the best is then to be run on the test rows, which whoever called `run` does.
     """
 
     axes: list[Axis]
@@ -69,6 +74,7 @@ class Sweep:
     select: str
     by: str
     best_differs: dict[str, Any]
+    test: bool = False
 
     @staticmethod
     def over(
@@ -77,8 +83,12 @@ class Sweep:
         select: str = "validation",
         by: str = "last",
         changes: Iterable[str] = (),
+        test: bool = False,
     ) -> Sweep:
         """The sweep of a config file.
+
+        Where the test rows, or the data themselves, are drawn, every seed gets those of the first: what one seed trains on
+        is no test row of another.
 
         Args:
             path: A config file, a run's folder, or the name of a recipe.
@@ -86,6 +96,7 @@ class Sweep:
             select: "validation", or "first:K".
             by: The figure that the best is chosen by.
             changes: `place=value` for every run.
+            test: Whether the best is then to be run on the test rows.
 
         Raises:
             BadSetting: an axis, a value or `select` does not fit.
@@ -96,25 +107,28 @@ class Sweep:
         several, changes = [Axis.of(axis) for axis in axes], list(changes)
         if not several:
             raise BadSetting("a sweep varies something: give --over place=value,value")
+        _refuse_places([axis.place for axis in several])
         if (count := math.prod(len(axis.values) for axis in several)) > MOST:
             raise BadSetting(f"these axes make {count} runs: at most {MOST} are made; take fewer values")
-        plain = Config.load(path, changes)
+        plain = config_of(path, changes)
         told = [*changes, *_selecting(select)]
         if not plain.run.threads:
             told.append("run.threads=1")  # whatever runs beside it, a run's bits are the same
+        if plain.data.seed is None:
+            told.append(f"data.seed={plain.run.seeds[0]}")
         configs, names = [], []
         for number, point in enumerate(product(*(axis.values for axis in several)), 1):
             name = " ".join(f"{axis.name}={value}" for axis, value in zip(several, point, strict=True))
-            name = name if len(name) <= 100 and "/" not in name and "\\" not in name else f"point {number}"
+            name = name if PRINTABLE.fullmatch(name) else f"point {number}"
             chosen = [f"{axis.place}={value}" for axis, value in zip(several, point, strict=True)]
-            configs.append(Config.load(path, [*told, *chosen, f"run.name={json.dumps(name)}"]))
+            configs.append(config_of(path, [*told, *chosen, f"run.name={json.dumps(name)}"]))
             names.append(f"{number:0{len(str(count))}d}-{slug(name)}"[:60].rstrip("-"))
         before = {
             "run": {"name": plain.run.name, "threads": plain.run.threads},
-            "data": {"tested_on": plain.data.tested_on},
+            "data": {"tested_on": "test"},
             "stream": {"first": plain.stream.first},
         }
-        return Sweep(several, configs, names, select, by, before)
+        return Sweep(several, configs, names, select, by, before, test)
 
     def run(self, out: str | Path, workers: int = 1, told: Told | None = None) -> list[Point]:
         """Run every point that is not finished, in its folder below `out`; a failed one does not stop the others.
@@ -126,10 +140,15 @@ class Sweep:
 
         Raises:
             Finished: they are all there, finished.
-            BadSetting: a folder there holds something else.
+            BadSetting: a folder there holds something else, another process works in it, or nothing was measured to choose by.
             NacreError: every point failed.
         """
-        out = Path(out)
+        folder = Folder(out)
+        folder.make()
+        with folder.alone():
+            return self._run(Path(out), workers, told)
+
+    def _run(self, out: Path, workers: int, told: Told | None) -> list[Point]:
         rows = [Row(out / name, config) for name, config in zip(self.names, self.configs, strict=True)]
         self._refuse_other(out, rows)
         begin(rows)
@@ -150,18 +169,31 @@ class Sweep:
         return found
 
     def best(self, points: Sequence[Point]) -> tuple[int, Config]:
-        """The place of the best point, the first of equals; and its config for the test rows."""
+        """The place of the best point, the first of equals; and its config for the test rows.
+
+        Raises:
+            BadSetting: no point has a figure to choose by.
+        """
         sign = -1 if self.by in SMALLER_IS_BETTER else 1
         scores = [sign * point.score(self.by)[0] for point in points]
+        if all(map(math.isnan, scores)):
+            raise BadSetting(
+                f"these runs measure no {self.by}: repeat the command with another --by (their records stay), or see what "
+                "stream.evaluate measures"
+            )
         place = max(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
-        tables = self.configs[place].to_dict()
+        return place, self.best_of(self.configs[place])
+
+    def best_of(self, config: Config) -> Config:
+        """A point's config for all training rows, the whole stream, and the test rows."""
+        tables = config.to_dict()
         for table, settings in self.best_differs.items():
             for key, value in settings.items():
                 if value is None:
                     tables[table].pop(key, None)
                 else:
                     tables[table][key] = value
-        return place, Config.of(tables)
+        return Config.of(tables)
 
     def at_edge(self, place: int) -> list[str]:
         """Axes of numbers at whose end a point lies, so that a better value may lie beyond."""
@@ -174,7 +206,7 @@ class Sweep:
 
     def _said(self) -> dict[str, Any]:
         axes = [{"place": axis.place, "values": list(axis.values)} for axis in self.axes]
-        told = {"axes": axes, "select": self.select, "by": self.by, "before": self.best_differs}
+        told = {"axes": axes, "select": self.select, "by": self.by, "before": self.best_differs, "test": self.test}
         return {"format": FORMAT, **told, "rows": self.names}
 
     def _refuse_other(self, out: Path, rows: list[Row]) -> None:
@@ -183,7 +215,8 @@ class Sweep:
         if (out / MARK).is_file() and _mark(out)["rows"] != self.names:
             raise BadSetting(f"{out} holds another sweep: choose another --out")
         refuse_other(rows)
-        if (out / BEST).is_file() and all(Folder(row.place).status() == "finished" for row in rows):
+        same = (out / BEST).is_file() and _mark(out)["by"] == self.by
+        if same and all(Folder(row.place).status() == "finished" for row in rows):
             raise Finished(f"{out} holds this very sweep, finished: see {out / 'sweep.md'} and {out / BEST}")
 
 
@@ -199,7 +232,7 @@ def swept_in(folder: str | Path) -> Sweep | None:
         return None
     mark = _mark(folder)
     configs = [Config.load(folder / name) for name in mark["rows"]]
-    return Sweep(mark["axes"], configs, mark["rows"], mark["select"], mark["by"], mark["before"])
+    return Sweep(mark["axes"], configs, mark["rows"], mark["select"], mark["by"], mark["before"], mark["test"])
 
 
 def _mark(folder: Path) -> dict[str, Any]:
@@ -214,13 +247,23 @@ def _mark(folder: Path) -> dict[str, Any]:
         if held["by"] not in FIGURES or math.prod(len(axis.values) for axis in axes) != len(held["rows"]):
             raise KeyError("rows")
         before = {str(table): dict(settings) for table, settings in held["before"].items()}
-        return {"axes": axes, "rows": held["rows"], "select": held["select"], "by": held["by"], "before": before}
+        told = {key: held[key] for key in ("rows", "select", "by")}
+        return {"axes": axes, **told, "before": before, "test": held["test"] is True}
     except BadData:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadData(
             f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
         ) from error
+
+
+def _refuse_places(places: list[str]) -> None:
+    """See that no place is varied twice, or is one that a sweep sets."""
+    for place in places:
+        if place in OWN:
+            raise BadSetting(f"--over {place}: a sweep sets this itself: vary something else")
+        if places.count(place) > 1:
+            raise BadSetting(f"--over {place} is given twice: give all its values at once")
 
 
 def _selecting(select: str) -> list[str]:

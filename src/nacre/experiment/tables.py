@@ -81,6 +81,9 @@ class DataTable(Table):
     image: str | None = setting(None, "the column of the pictures in a Hugging Face dataset; none takes them, if any")
     size: int | list[int] | None = setting(None, "side, or [height, width], that pictures in folders are stretched to")
     test_share: float = setting(0.2, "the part of each class that is kept for testing where there are no test rows")
+    seed: int | None = setting(
+        None, "draws what is drawn of the data, such as test rows where there are none; none = the run's seed", low=0
+    )
     tested_on: Literal["test", "validation"] = setting(
         "test",
         '"validation" leaves test rows alone, to choose settings: the rows the data bring, or a share of the training rows',

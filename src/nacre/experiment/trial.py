@@ -104,7 +104,10 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
             "data.source: the rows of this run were given in Python; give them again, or save them as an .npz file"
         )
     with placed("data"):
-        source = load(config.data.source, seed=seed, **config.data.reading()) if data is None else load(data, seed=seed)
+        drawn = seed if config.data.seed is None else config.data.seed
+        source = (
+            load(config.data.source, seed=drawn, **config.data.reading()) if data is None else load(data, seed=drawn)
+        )
         if config.data.tested_on == "validation":
             source = without_test_rows(source, seed, config.data.validation_share)
     told, known = config.stream, body is None

@@ -70,6 +70,7 @@ class MultiHead(GrowingLinear):
     """
 
     takes_task = True
+    announced = ("owner",)  # buffers that stay as they are where weights are put back
     OTHER = -1e4
     NOBODY, EVERYBODY = -2, -1
     owner: Tensor  # (classes,) the task id of each class, or one of the two above

@@ -103,10 +103,10 @@ def add_slopes(
         torch._foreach_addcmul_(slopes, far, _differences(weights, anchors, room), value=strength)
 
 
-def _differences(weights: list[Tensor], anchors: list[Tensor], room: Tensors | None) -> Sequence[Tensor]:
+def _differences(weights: list[Tensor], anchors: list[Tensor], room: Tensors | None) -> list[Tensor]:
     """Weights minus anchors, in the room that there is for them."""
     if room is None or any(map(is_sharded, weights)):
-        return torch._foreach_sub(weights, anchors)
+        return list(torch._foreach_sub(weights, anchors))
     found: list[Tensor] = []
     for k, (w, a) in enumerate(zip(weights, anchors, strict=True)):
         held, kind = room.get(str(k)), torch.result_type(w, a)

@@ -31,7 +31,7 @@ def fields_of(batch: Batch, extra: Mapping[str, Tensor]) -> Tensors:
 class Block(Stateful):
     """Slots for rows; a field may get wider or longer later.
 
-    What a row lacks reads as none: NaN, 0, -1 for a task, -100 for a label.
+    What a row lacks reads as none: NaN, 0 for inputs and whole numbers, -1 for a task, -100 for a label.
     """
 
     kept: Tensors = state()
@@ -73,13 +73,13 @@ class Block(Stateful):
 
 def replayed(batch: Batch, past: Batch, weight: float = 1.0) -> Batch:
     """`batch` with rows of a memory behind it; their `source` is the next free number, so no memory admits them."""
-    source = torch.zeros_like(batch.y) if batch.source is None else batch.source
+    source = batch.y.new_zeros(len(batch), dtype=torch.long) if batch.source is None else batch.source
     past = past.to(batch.y.device)
     number = int(source.max()) + 1 if batch.source is not None and len(batch) else 1
     rows = Batch(
         past.x,
         past.y,
-        source=torch.full_like(past.y, number),
+        source=past.y.new_full((len(past),), number, dtype=torch.long),
         weight=None
         if weight == 1.0 and batch.weight is None
         else past.y.new_full((len(past),), weight, dtype=torch.float),
@@ -101,5 +101,6 @@ def _room(name: str, kept: Tensor | None, value: Tensor, capacity: int) -> Tenso
 
 
 def _none(name: str, t: Tensor) -> float:
-    """How a row reads that has no such field: a hidden task, a token without a label, a number that is not known."""
-    return {"task": -1, "y": -100}.get(name, float("nan") if t.is_floating_point() else 0)
+    """How a row reads that has no such field: a hidden task, a token without a label, padding, a number not known."""
+    padded = name == "x" or name.startswith("x.")
+    return {"task": -1, "y": -100}.get(name, float("nan") if t.is_floating_point() and not padded else 0)

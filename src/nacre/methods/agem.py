@@ -16,7 +16,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rows import batches
 from ..core.rule import Site
 from ..core.shards import gradients, over_parts
-from ..core.state import Tensors, scratch, setting, state
+from ..core.state import Tensors, grown, scratch, setting, state
 from ..core.stream import Task
 from ..memory import AnyMemory, TaskBalanced
 
@@ -29,7 +29,7 @@ class AGEM(Method):
     g <- g - min(g.r, 0) / |r|^2 r, so that g.r >= 0 afterwards; nothing changes where it was so before. All entries that the
     step moves count as one vector. The reference r is taken once a step, in eval mode, on rows drawn anew, augmented as the
     stage's are. When a task ends `patterns` of its rows, drawn at random, are offered to the memory: during a task only rows of
-    earlier tasks are in it.
+    earlier tasks are in it. They are read again for that: a stream whose rows are met once refuses.
 
     Published is a promise about gradients, of which momentum, weight decay and adaptive rates make moves of other directions.
     With `how = "move"` the move that was taken is treated so instead, m = old - new weights in the place of g: to first order
@@ -90,7 +90,11 @@ class AGEM(Method):
         with torch.enable_grad(), evaluating(site.model):
             seen = site.task.augment(past.to(site.task.device), "reference", site.step)
             found = gradients(site.task.objective(seen), [site.params[n] for n in grads])
-        return {n: r.to(g) for (n, g), r in zip(grads.items(), found, strict=True) if r is not None}
+        held = {n: r.to(g) for (n, g), r in zip(grads.items(), found, strict=True) if r is not None}
+        for n, rests in site.rule.resting(site).items():
+            if n in held:
+                held[n] = held[n].masked_fill(grown(rests.to(held[n].device), held[n], False), 0)
+        return held
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         if not task.rows:

@@ -64,6 +64,8 @@ class DER(Method):
         yield cls(rows=8, memory=Reservoir(capacity=20))
 
     def overrides(self, hook: str) -> bool:
+        if hook == "end_stage":
+            return self.stored == "end"
         return super().overrides(hook) and (hook != "begin_stage" or self.memory.hears_tasks)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
@@ -114,7 +116,10 @@ class DER(Method):
     def _matched(self, batch: Batch, out: Outputs, rows: slice | Tensor) -> Tensor:
         """The distance from stored logits, over the rows that have some."""
         stored, now = batch.extra[FIELD][rows], out.logits[rows]
-        if self.narrowest == stored.shape[-1] == now.shape[-1]:
+        if now.ndim > 2:  # tokens, of which each batch is padded to its own length: the places that both have
+            places = min(stored.shape[1], now.shape[1])
+            stored, now = stored[:, :places], now[:, :places]
+        elif self.narrowest == stored.shape[-1] == now.shape[-1]:
             return self.strength * F.mse_loss(now.to(stored), stored)
         has = (stored == stored).flatten(1).any(1) if self.stored == "end" else None
         return self.strength * stored_logits(now, stored, has)

@@ -62,8 +62,10 @@ class ER(Method):
         past = None if wait and self.tasks <= wait else self.memory.draw(self.rows, batch)
         if past is None:
             return batch
-        weight = (self.tasks - 1) * len(batch) / len(past) if self.balance == "tasks" else 1.0
-        return replayed(batch, past, weight)
+        if self.balance == "rows":
+            return replayed(batch, past)
+        present = len(batch) if batch.weight is None else float(batch.weight.sum())
+        return replayed(batch, past, (self.tasks - 1) * present / len(past))
 
     def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
         self.memory.add(batch)

@@ -37,6 +37,9 @@ class ICaRL(Method):
     herding on features of length 1, an equal share of the memory for each class. A row is answered by the cosine with the
     mean of each class's exemplars, which ranks as the distance does.
 
+    Where a task names no classes all columns are trained, since any of them may be new. Where heads are told apart each row is
+    asked of its own head alone: new rows do not distil old heads, exemplars do.
+
     Differences from the published code: exemplars' features are not averaged with those of their mirror images, which is wrong
     for digits; and a share of the memory is not rounded down. Classes that come back are trained on their labels.
 
@@ -86,7 +89,7 @@ class ICaRL(Method):
         if self.teacher.taken and (old := sorted({*self.known} - {*self.present})):
             index = torch.tensor(old, device=targets.device)
             targets[:, index] = self.teacher.answer(model, batch).logits.to(targets)[:, index].sigmoid()
-        met = {*self.known, *self.present} or set(range(classes))
+        met = {*self.known, *self.present} if self.present else set(range(classes))
         columns = torch.zeros(classes, dtype=torch.bool)
         columns[sorted(met)] = True
         loss = sigmoid_targets(out.competing, targets, columns.to(targets.device), batch.weight)

@@ -25,10 +25,15 @@ class LwF(Method):
 
     loss += strength * KL(softmax(o' / T) || softmax(o / T)), the mean over rows, with o' the logits of a copy of the model
     that was taken when the last task ended and never moves, both over the classes of earlier tasks. Where heads separate
-    tasks and the stream tells them, each old head is asked by itself and the terms are added up.
+    tasks and the stream tells them, each old head is asked by itself and the terms are added up. Where tasks name no classes,
+    all that the copy answers for are one head's.
 
     With `balance = "tasks"` the loss of task t is (1/t) L + (1 - 1/t) KL instead, over several heads their mean: the form of
-    van de Ven et al. (2022). With `rivals` the student's softmax also runs over the new classes, whose targets are 0.
+    van de Ven et al. (2022). It is added as (1 - 1/t) (KL - L), with L the mean of the rows' losses, so that the stage's own
+    loss, which importance is taken of, stays L.
+
+    With `rivals` the student's softmax also runs over the new classes, whose targets are 0: those of the present task, and
+    those that the copy has no answer for.
 
     Differences from the published code: no warm-up of the new rows of the head with all else at rest (give it a stage of its
     own, with `Rest`), and no weight decay beside the optimizer's.
@@ -52,27 +57,23 @@ class LwF(Method):
     teacher: Snapshot = state(Snapshot)
     known: dict[str, list[int]] = state(dict)  # head -> its classes; all are one head where none are told apart
     tasks: int = state(int)  # tasks begun
+    present: list[int] = state(list)  # classes of this one
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
         yield cls()
         yield cls(balance="tasks", rivals=True)
 
-    def overrides(self, hook: str) -> bool:
-        return super().overrides(hook) and (hook != "objective" or self.balance == "tasks")
-
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self.tasks += bool(task.rows)
-
-    def objective(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor:
-        return mean_loss(out, batch) / (max(self.tasks, 1) if self.balance == "tasks" else 1)
+        self.present = list(task.classes)
 
     def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:
         if not self.teacher.taken or not (self.strength or self.balance == "tasks"):
             return 0.0
         terms = self._terms(model, batch, out)
         if self.balance == "tasks":
-            return (1 - 1 / max(self.tasks, 1)) * torch.stack(terms).mean()
+            return (1 - 1 / max(self.tasks, 1)) * (torch.stack(terms).mean() - mean_loss(out, batch))
         return self.strength * torch.stack(terms).sum()
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
@@ -90,13 +91,14 @@ class LwF(Method):
             with evaluating(model):  # a second pass leaves norm statistics alone
                 out = forward(model, batch)
         then = self.teacher.answer(model, batch).logits
-        return [self._distilled(out.logits, then, classes, batch.weight) for classes in self.known.values()]
+        heads = [*self.known.values()] or [[*range(then.shape[1])]]
+        return [self._distilled(out.logits, then, classes, batch.weight) for classes in heads]
 
     def _distilled(self, now: Tensor, then: Tensor, classes: list[int], weight: Tensor | None) -> Tensor:
         if classes != list(range(then.shape[1])):
-            old = torch.tensor(classes, device=now.device)
-            new = torch.arange(then.shape[1], now.shape[1], device=now.device)
-            now, then = now[:, torch.cat([old, new])], then[:, old]
+            unknown = {*self.present, *range(then.shape[1], now.shape[1])} - {*classes}
+            asked = torch.tensor([*classes, *sorted(unknown)], device=now.device)
+            now, then = now[:, asked], then[:, asked[: len(classes)]]
         return distillation(now if self.rivals else now[:, : then.shape[1]], then, self.temperature, weight)
 
 
