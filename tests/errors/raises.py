@@ -17,7 +17,7 @@ Site = tuple[str, int]
 NOT_FOR_USERS = {
     "__init__.py": "how Python learns that a module has no such name",
     "cli/work.py: KeyboardInterrupt": "hands the folder on to what tells it",
-    "experiment/compare.py: KeyError": "is caught four lines below",
+    "experiment/crew.py: KeyError": "is caught four lines below",
     "experiment/stopping.py: Stopped": "ends a process that was asked to end; its exit code says by which signal",
     "experiment/cache.py: ValueError": "is caught four lines below",
     "backbones/huggingface_text.py: ValueError": "is caught in the same function, and said as what it is",

@@ -161,7 +161,7 @@ SWEEPS = [
     Row(
         "a sweep with runs elsewhere",
         BadData,
-        "PATH/sweep.json names the run '../../elsewhere', which is no folder beside it: is the file ours?",
+        "PATH/sweep.json names the row '../../elsewhere', which is no folder beside it: is the file ours?",
         lambda at: mark(at, rows=["../../elsewhere"]),
     ),
     Row(

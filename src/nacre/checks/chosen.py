@@ -44,27 +44,7 @@ ROOMS = (
     stream,
     metric,
 )
-EVERY: tuple[Check, ...] = tuple(
-    held
-    for room in (
-        face,
-        state,
-        errors,
-        rest,
-        rule,
-        method,
-        resume,
-        machine,
-        together,
-        admission,
-        buffer,
-        schedule,
-        stream,
-        metric,
-    )
-    for held in vars(room).values()
-    if isinstance(held, Check)
-)
+EVERY: tuple[Check, ...] = tuple(held for room in ROOMS for held in vars(room).values() if isinstance(held, Check))
 """All checks, in the order in which they are run."""
 
 

@@ -7,23 +7,21 @@ folder of the rows' folders holds `comparison.json`: their names in order, and t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.durable import write_text
-from ..core.errors import BadData, BadSetting, NacreError, shown
+from ..core.errors import BadData, BadSetting, NacreError
 from ..core.run import Run
 from .config import Config
-from .crew import Row, Told, begin, refuse_other, work_off
+from .crew import Row, Told, begin, read_mark, refuse_other, work_off
 from .folder import CONFIG, Finished, Folder, slug
 
 HERE = Path(__file__).parent
 RECIPES = HERE / "recipes"
 STORED = HERE / "stored.json"
-PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")  # the names of rows' folders, as `slug` makes them
 MARK, FORMAT = "comparison.json", "nacre-comparison-1"
 
 
@@ -115,20 +113,7 @@ def compared_in(folder: str | Path) -> Comparison | None:
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    path = folder / MARK
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["format"] != FORMAT:
-            raise KeyError(held["format"])
-        if strange := [name for name in held["rows"] if not PLAIN.fullmatch(name)]:
-            raise BadData(f"{path} names the row {shown(strange[0])}, which is no folder beside it: is the file ours?")
-        return {key: held[key] for key in ("rows", "text", "bounds", "runs")}
-    except BadData:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadData(
-            f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
-        ) from error
+    return read_mark(folder / MARK, FORMAT, lambda held: {key: held[key] for key in ("rows", "text", "bounds", "runs")})
 
 
 def stored() -> list[dict[str, Any]]:

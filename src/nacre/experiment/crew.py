@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +14,10 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..catalogue import import_plugins, plugins
-from ..core.errors import BadSetting, NacreError
+from ..core.errors import BadData, BadSetting, NacreError, shown
 from ..core.run import Run
 from .config import Config, differences
 from .experiment import Experiment
@@ -54,6 +56,35 @@ class Row:
         if moments > self.moments:
             self.moments = moments
             told(self.config, record)
+
+
+T = TypeVar("T")
+PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")  # the names of rows' folders, as `slug` makes them
+
+
+def read_mark(path: Path, form: str, understood: Callable[[dict[str, Any]], T]) -> T:
+    """What the file says that stands beside the folders of rows.
+
+    Args:
+        path: The file; its `rows` name the folders.
+        form: The `format` that it must have.
+        understood: Makes something of its content; what is missing or wrong there is a KeyError and the like.
+
+    Raises:
+        BadData: it cannot be read, or names what is no folder beside it.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["format"] != form:
+            raise KeyError(held["format"])
+        strange = [name for name in held["rows"] if not PLAIN.fullmatch(name)]
+        if not strange:
+            return understood(held)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadData(
+            f"{path} is no {form} that can be read ({error}): resume the runs beside it one by one"
+        ) from error
+    raise BadData(f"{path} names the row {shown(strange[0])}, which is no folder beside it: is the file ours?")
 
 
 def refuse_other(rows: list[Row]) -> None:

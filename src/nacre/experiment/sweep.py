@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.durable import write_text
-from ..core.errors import BadData, BadSetting, NacreError, UnknownName, shown
+from ..core.errors import BadSetting, NacreError, UnknownName, shown
 from ..core.run import Run
 from ..metrics import Matrix
 from .axis import Axis
-from .compare import PLAIN
 from .config import Config
-from .crew import Row, Told, begin, refuse_other, work_off
+from .crew import Row, Told, begin, read_mark, refuse_other, work_off
 from .folder import CONFIG, Finished, Folder, slug
 from .named import config_of
 
@@ -236,25 +235,16 @@ def swept_in(folder: str | Path) -> Sweep | None:
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    path = folder / MARK
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["format"] != FORMAT:
-            raise KeyError(held["format"])
-        if strange := [name for name in held["rows"] if not PLAIN.fullmatch(name)]:
-            raise BadData(f"{path} names the run {shown(strange[0])}, which is no folder beside it: is the file ours?")
-        axes = [Axis(str(axis["place"]), tuple(map(str, axis["values"]))) for axis in held["axes"]]
-        if held["by"] not in FIGURES or math.prod(len(axis.values) for axis in axes) != len(held["rows"]):
-            raise KeyError("rows")
-        before = {str(table): dict(settings) for table, settings in held["before"].items()}
-        told = {key: held[key] for key in ("rows", "select", "by")}
-        return {"axes": axes, **told, "before": before, "test": held["test"] is True}
-    except BadData:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadData(
-            f"{path} is no {FORMAT} that can be read ({error}): resume the runs beside it one by one"
-        ) from error
+    return read_mark(folder / MARK, FORMAT, _understood)
+
+
+def _understood(held: dict[str, Any]) -> dict[str, Any]:
+    axes = [Axis(str(axis["place"]), tuple(map(str, axis["values"]))) for axis in held["axes"]]
+    if held["by"] not in FIGURES or math.prod(len(axis.values) for axis in axes) != len(held["rows"]):
+        raise KeyError("rows")
+    before = {str(table): dict(settings) for table, settings in held["before"].items()}
+    told = {key: held[key] for key in ("rows", "select", "by")}
+    return {"axes": axes, **told, "before": before, "test": held["test"] is True}
 
 
 def _refuse_places(places: list[str]) -> None:
