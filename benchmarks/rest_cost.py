@@ -28,6 +28,7 @@ from time import process_time
 from typing import Any
 
 import torch
+from machine import cpu
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from transformers import ViTConfig, ViTModel
@@ -180,13 +181,6 @@ def main() -> None:
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for claim, told in result["claims"].items():
         print(f"{claim}: x{told['times_bare']} (at most x{told['at_most']}): {'holds' if told['holds'] else 'MISSED'}")
-
-
-def cpu() -> str:
-    """The name of the processor, as far as the system tells."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

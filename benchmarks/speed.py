@@ -42,6 +42,7 @@ from time import thread_time
 from typing import Any, ClassVar
 
 import torch
+from machine import cpu
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nacre.backbones import Classifier, backbone
@@ -312,13 +313,6 @@ def keep(args: argparse.Namespace, figures: dict[str, Any], avalanche: str) -> N
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for claim, told in claims.items():
         print(f"{claim}: x{told['ratio']} (at most x{told['at_most']}): {'holds' if told['holds'] else 'MISSED'}")
-
-
-def cpu() -> str:
-    """The name of the processor, as far as the system tells."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

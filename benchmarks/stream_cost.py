@@ -32,6 +32,7 @@ from time import process_time
 from typing import Any
 
 import torch
+from machine import cpu
 
 from nacre.backbones import Classifier, backbone
 from nacre.core.drive import Drive
@@ -213,13 +214,6 @@ def main() -> None:
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for claim, told in claims.items():
         print(f"{claim}: {told['is']} (at most {told['at_most']}): {'holds' if told['holds'] else 'MISSED'}")
-
-
-def cpu() -> str:
-    """The name of the processor, as far as the system tells."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
