@@ -65,7 +65,7 @@ class Protocol:
 PROTOCOLS = {
     "replay": Protocol("online-split-mnist-replay", 0.92, dropout=0.5, left_out=0.05),
     "gdumb": Protocol("split-mnist-gdumb", 0.97),
-    "agem": Protocol("permuted-mnist-agem", 0.81, rows=1000),
+    "agem": Protocol("permuted-mnist-agem", 0.81),
 }
 
 

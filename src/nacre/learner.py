@@ -23,6 +23,7 @@ from .core import ranks, shards
 from .core.drive import Drive, MakeOptimizer, Precision
 from .core.errors import BadCheckpoint, BadData, BadSetting
 from .core.finite import Guard, OnNonFinite
+from .core.kept_optimizer import kept_state, take_over
 from .core.machine import machine, unlike
 from .core.method import Method, as_met, compose, leaves, parts_of, trainable, trains
 from .core.model import bare, device_of, evaluating, grow
@@ -45,6 +46,8 @@ class Stage:
     Attributes:
         method: What controls the moves; several parts are composed with `nacre.compose`.
         optimizer: Makes the optimizer, anew for each experience. None: nothing is trained, the stage begins and ends.
+        optimizer_state: Whether momenta and second moments begin anew with each experience ("new") or go on from the one
+            before ("kept"), as in code that makes one optimizer for the whole stream.
         when: Which experiences the stage runs on: "every", "first", "later", or numbers and spans such as "0,3-5".
         epochs: How often each row is met.
         steps: Optimizer steps, instead of epochs.
@@ -59,6 +62,7 @@ class Stage:
 
     method: Rule = field(default_factory=Method)
     optimizer: MakeOptimizer | None = None
+    optimizer_state: Literal["new", "kept"] = "new"
     when: str = "every"
     epochs: int = 1
     steps: int | None = None
@@ -159,6 +163,7 @@ class Learner(Stateful):
     clocks: list[int] = state(list)  # steps done by each stage over the whole stream
     classes: int = state(int)  # the head's width
     nonfinite: list[dict[str, Any]] = state(list)
+    kept: dict[str, Any] = state(dict)  # by stage: optimizer state that waits for the next experience
     optimizer: Optimizer | None = field(init=False, repr=False, compare=False, default=None)
     drive: Drive | None = field(init=False, repr=False, compare=False, default=None)
     guard: Guard | None = field(init=False, repr=False, compare=False, default=None)
@@ -377,7 +382,7 @@ class Learner(Stateful):
         drive = Drive(
             stage.method,
             self.model,
-            self.optimizer or stage.optimizer,
+            self.optimizer or self._make_optimizer(stage),
             task if task.border else replace(task, index=0),
             augment=stage.augment,
             seed=self.seed,
@@ -395,8 +400,21 @@ class Learner(Stateful):
                         self.drive, self.optimizer = drive, drive.optimizer
                         self._train(stage, drive, listeners)
                     self.drive = None
+                if stage.optimizer_state == "kept" and stage.optimizer is not None and task.border:
+                    self.kept[str(self.stage)] = kept_state(drive.site)
             finally:
                 self.drive = None
+
+    def _make_optimizer(self, stage: Stage) -> MakeOptimizer | None:
+        """The stage's function that makes an optimizer, which takes over what the stage kept of the one before."""
+        make = stage.optimizer
+        if make is None or stage.optimizer_state == "new":
+            return make
+
+        def made(params: dict[str, nn.Parameter]) -> Optimizer:
+            return take_over(make(params), params, self.kept.pop(str(self.stage), {}))
+
+        return made
 
     def _train(self, stage: Stage, drive: Drive, listeners: tuple[Listener, ...]) -> None:
         optimizer, task = drive.optimizer, drive.task

@@ -29,20 +29,24 @@ def go_on_with(site: Site, named: dict[str, nn.Parameter]) -> None:
             group["params"] = [new if p is old else p for p in group["params"]]
         state: dict[str, Any] | None = site.optimizer.state.pop(old, None)
         if state is not None:
-            site.optimizer.state[new] = {key: _longer(key, value, old, new) for key, value in state.items()}
+            site.optimizer.state[new] = longer(state, len(old) if old.ndim else 0, new)
         if old.grad is not None:
             new.grad = _padded(old.grad, new.new_zeros(len(new) - len(old), *new.shape[1:]))
         site.params[name] = new
     site.looked = None  # where learning rates are found is asked again
 
 
-def _longer(key: str, value: Any, old: Tensor, new: Tensor) -> Any:
-    """State of one key: what has a row for each row of the parameter gets further ones."""
-    if not isinstance(value, Tensor) or not value.ndim or not old.ndim or len(value) != len(old):
+def longer(state: dict[str, Any], rows: int, new: Tensor) -> dict[str, Any]:
+    """An optimizer's state for a parameter that had `rows` rows: what has a row for each of them gets those of `new`."""
+    return {key: _longer(key, value, rows, new) for key, value in state.items()}
+
+
+def _longer(key: str, value: Any, rows: int, new: Tensor) -> Any:
+    if not isinstance(value, Tensor) or not value.ndim or not new.ndim or len(value) != rows or rows == len(new):
         return value
-    rows = len(new) - len(old)
+    more = len(new) - rows
     copied = key in COPIES and value.shape[1:] == new.shape[1:]
-    return _padded(value, new[-rows:] if copied else value.new_zeros(rows, *value.shape[1:]))
+    return _padded(value, new[-more:] if copied else value.new_zeros(more, *value.shape[1:]))
 
 
 def _padded(value: Tensor, rows: Tensor) -> Tensor:

@@ -188,6 +188,9 @@ class StageTable(Table):
         'name, lr, further settings, groups = [{match = "head", lr = ...}]; "none" trains nothing, and is the default where '
         "methods only read features out",
     )
+    optimizer_state: Literal["new", "kept"] = setting(
+        "new", "whether momenta and second moments begin anew with each task, or go on from the one before"
+    )
     schedule: dict[str, Any] = setting(lambda: {"name": "constant"}, "how the learning rate goes: name and settings")
     clock: Literal["task", "stream"] = setting("task", "what the schedule counts: steps of the task, or of the stream")
     epochs: int = setting(1, "how often each row is met", low=1)

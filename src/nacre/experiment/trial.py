@@ -167,6 +167,7 @@ def stage(config: Config, index: int, seed: int) -> Stage:
         return Stage(
             method=_as_one(methods),
             optimizer=optimizer,
+            optimizer_state=table.optimizer_state,
             when=table.when,
             epochs=table.epochs,
             steps=table.steps,
