@@ -115,6 +115,17 @@ def parts_late(at: Place) -> None:
     driven(MIST(width=8), stream()[0].task, net, torch.optim.SGD(net.parameters(), lr=0.1))
 
 
+class TwoFaced(torch.optim.SGD):
+    """Answers with other weights than it trains."""
+
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
+
+
+def kept_by_two_faces(at: Place) -> None:
+    learned(Method(), made=lambda params: TwoFaced(params.values(), lr=0.1), optimizer_state="kept")
+
+
 class Cut(nn.Linear):
     """Answers without a way back to its weights."""
 
@@ -188,6 +199,13 @@ STAGES = [
         BadSetting,
         "a stage's epochs is at least 1, not 0",
         lambda at: Stage(SimpleCIL(), epochs=0),
+    ),
+    Row(
+        "state kept of an optimizer that counts steps for all weights together",
+        BadSetting,
+        'optimizer_state = "kept", but TwoFaced answers with other weights than it trains and counts steps for all of them '
+        'together: set optimizer_state = "new", or take another optimizer',
+        kept_by_two_faces,
     ),
     Row("no steps", BadSetting, "a stage's steps is at least 1 or None, not 0", lambda at: Stage(SimpleCIL(), steps=0)),
     Row(
