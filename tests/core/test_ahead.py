@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nacre.core.ahead import AHEAD, ahead
 from nacre.core.drive import Drive
 from nacre.core.method import Method
 from nacre.core.optim import MadeOptimizer
-from nacre.core.rows import AHEAD, Batch, Picked, TensorRows, ahead
+from nacre.core.rows import Batch, Picked, TensorRows
 from nacre.core.stream import Task
 
 SIZE = 60

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import ranks, shards
+from .ahead import ahead
 from .dice import dice, seed_global
 from .errors import BadSetting, RanksDiffer
 from .lengths import bucketed
@@ -32,7 +33,7 @@ from .once import pass_over
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
-from .rows import Augment, Batch, Cut, ahead, lengths_of
+from .rows import Augment, Batch, Cut, lengths_of
 from .rule import Rule, Site, hooked
 from .stream import Task
 from .widen import go_on_with

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -185,10 +186,21 @@ class Picked:
         known = lengths_of(self.rows)
         return None if known is None else known[self.index]
 
+    @cached_property
+    def _held(self) -> tuple[Any, Tensor] | None:
+        """Of rows in memory: all inputs, and the labels of those that are chosen."""
+        if type(self.rows) is not TensorRows:
+            return None
+        y = self.rows.y[self.index]
+        return self.rows.x, y if self.labels is None else self.labels[y]
+
     def take(self, index: Tensor) -> Batch:
+        task = torch.full((len(index),), self.task) if self.task is not None else None
+        if self._held is not None:
+            (x, y), places = self._held, self.index[index]
+            return Batch(_at(x, lambda t: chosen(t, places)), y[index], index, task=task)
         batch = self.rows.take(self.index[index])
         y = batch.y if self.labels is None else self.labels[batch.y]
-        task = torch.full((len(index),), self.task) if self.task is not None else None
         return replace(batch, y=y, ids=index, task=task)
 
 
@@ -222,20 +234,6 @@ class Chain:
             return self.parts[0].take(index)
         back = torch.cat(places).argsort()
         return replace(cat(*pieces).pick(back), ids=index)
-
-
-AHEAD = 512  # rows
-
-
-def ahead(rows: Rows, size: int) -> int:
-    """For how many batches of `size` rows may be read at once, such that nothing but time depends on it; 1 = each alone.
-
-    Pictures of uint8 in memory: reading one batch costs little more than reading eight, and their numbers are made anew for
-    the model, so it does not matter how they lie.
-    """
-    held = rows.rows if type(rows) is Picked else rows
-    x: Any = held.x if type(held) is TensorRows else None
-    return max(AHEAD // size, 1) if isinstance(x, Tensor) and x.dtype == torch.uint8 else 1
 
 
 def batches(

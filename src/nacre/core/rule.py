@@ -193,7 +193,6 @@ class _Shaper:
         # torch fires step hooks once for each class of an optimizer that calls super().step()
         self.layers = sum(hasattr(vars(c).get("step"), "hooked") for c in type(site.optimizer).__mro__)
 
-    @torch.no_grad()
     def before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.depth = 1 if self.depth >= self.layers else self.depth + 1  # at `layers` only after a step that raised
         if self.depth > 1:
@@ -206,27 +205,36 @@ class _Shaper:
         if not self.site.took_effect:
             return None
         if self.rests or self.weights_shaped:
-            self._keep_old()
+            with torch.no_grad():
+                self._keep_old()
         if not self.grads_shaped:
             return None
         closure: Callable[[], Any] | None = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
-            self._shape_grads()
+            with torch.no_grad():
+                self._shape_grads()
             return None
 
         def shaped() -> Any:  # LBFGS and others run the backward pass inside step()
             with torch.enable_grad():
                 loss = closure()
-            self._shape_grads()
+            with torch.no_grad():
+                self._shape_grads()
             return loss
 
         return args[:1], {**kwargs, "closure": shaped}
 
-    @torch.no_grad()
     def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.depth -= 1
         if self.depth or not self.site.took_effect:
             return
+        if self.rests or self.weights_shaped:
+            with torch.no_grad():
+                self._shape_weights(optimizer)
+        self.site.step += 1
+
+    def _shape_weights(self, optimizer: Optimizer) -> None:
+        """Let the rule shape the weights, then put back what rests."""
         if self.weights_shaped:
             new = {n: p.data for n, p in self.site.params.items()}
             with explained(self.rule):
@@ -240,7 +248,6 @@ class _Shaper:
             self._put_copies_back()
             for n in self.rested:
                 self.kept[n].put_back()
-        self.site.step += 1
 
     def _shape_grads(self) -> None:
         grads = {n: p.grad for n, p in self.site.params.items() if p.grad is not None}

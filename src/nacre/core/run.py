@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,7 @@ def _over(use: Any, values: list[Any]) -> Any:
 def _plain(value: Any) -> Any:
     match value:
         case Result():
-            return _plain(asdict(value))
+            return {key: _plain(getattr(value, key)) for key in PER_SEED}
         case dict():
             return {str(k): _plain(v) for k, v in value.items()}
         case list() | tuple():
