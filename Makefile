@@ -1,5 +1,6 @@
 # make demo    run the default stream with the shipped backbone, and print how much was kept
 # make test    everything that must hold: ruff, pyright, pytest
+# make docs    build the documentation into site/
 # make lint    the first two of these, in seconds
 # make clean   remove .venv and all caches
 #
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 # pyright would ask the network for a newer version of itself
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/nacre-installed
 	$(BIN)/nacre run
@@ -25,8 +26,12 @@ lint: .venv/dev-installed
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+docs: .venv/dev-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'open site/index.html'
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist src/nacre.egg-info
+	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis build dist src/nacre.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

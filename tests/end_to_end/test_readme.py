@@ -48,4 +48,4 @@ def test_its_commands_exist():
     assert words == {"run", "resume", "predict", "list", "show", "check", "sweep"}
     for word in words:
         assert CliRunner().invoke(cli, [word, "--help"]).exit_code == 0
-    assert {"demo", "test"} <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "docs"} <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -64,8 +64,8 @@ def show_part(name: str) -> None:
         if entry.settings:
             every = [s for s in settings_of(StreamTable) if s.name != "kind"] if entry.kind == "stream" else []
             parts.append(settings_sheet(map(_cells, [*entry.settings, *every])))
-        if snippet := _snippet(entry):
-            parts.append(f"In a config:\n\n{snippet}")
+        if told := snippet(entry):
+            parts.append(f"In a config:\n\n{told}")
     show(*parts)
 
 
@@ -101,10 +101,10 @@ def show_cache(clear: bool) -> None:
 
 
 def _cells(setting: Setting) -> tuple[str, str, str, str, str]:
-    return setting.name, _plain(setting.default), setting.type, setting.range or "-", setting.help
+    return setting.name, as_in_config(setting.default), setting.type, setting.range or "-", setting.help
 
 
-def _plain(value: Any) -> str:
+def as_in_config(value: Any) -> str:
     """A default as a config would say it."""
     if value is dataclasses.MISSING:
         return "(must be said)"
@@ -117,11 +117,13 @@ def _plain(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
 
 
-def _snippet(entry: Entry) -> str:
+def snippet(entry: Entry) -> str:
     """How a config names it, with its first settings at their defaults."""
     plain = (bool, int, float, str)
     told = [
-        f"{s.name} = {_plain(s.default)}" for s in entry.settings if isinstance(s.default, plain) and s.name != "seed"
+        f"{s.name} = {as_in_config(s.default)}"
+        for s in entry.settings
+        if isinstance(s.default, plain) and s.name != "seed"
     ]
     table = ", ".join([f'name = "{entry.name}"', *told[:3]])
     source = "PATH" if entry.name.isupper() else entry.name
