@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {  # room: other rooms that its files may im
         "integrations",
         "catalogue",
     ),
+    "classifier": ("core", "schedules", "heads", "backbones", "learner", "experiment"),
     "cli": (
         *("core", *PARTS, "metrics", "methods", "checkpoint", "learner", "studies", "integrations", "catalogue"),
         *("report", "checks", "experiment"),
