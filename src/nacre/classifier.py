@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 from torch import Tensor, nn
@@ -104,6 +104,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Any:  # noqa: N803
         """The likeliest label of each row, (rows,)."""
+        check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
@@ -127,6 +128,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _learn(self, X: Any, y: Any, classes: Any, anew: bool) -> Classifier:  # noqa: N803
         rows = self._rows(X, reset=anew)
         labels = column_or_1d(y, warn=True)
+        assert_all_finite(labels, input_name="y")
         check_consistent_length(rows, labels)
         check_classification_targets(labels)
         if anew:
