@@ -57,7 +57,8 @@ def adapters_in(model: nn.Module) -> dict[str, Any]:
     {}
     """
     there = {name for layer in adapted(model).values() for name in layer._all_available_adapter_names()}
-    return {name: config for name, config in getattr(bare(model), "peft_config", {}).items() if name in there}
+    told = (m.__dict__.get("peft_config", {}) for m in bare(model).modules())  # a part of the model may be PEFT's
+    return {name: config for configs in told for name, config in configs.items() if name in there}
 
 
 def tensors_of(layer: Any, name: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -202,6 +202,22 @@ def predict(
 
 
 @cli.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, help="Of several seeds, which; by default the first.")
+@plugin
+def export(run: Path, out: Path, seed: int | None) -> None:
+    """Write the model of RUN to the new folder OUT in the hub's form, with a model card.
+
+    A transformers backbone is loaded by AutoModel, its adapters by PEFT, and all of it with its head by nacre.load. The card
+    tells the method, the data, the matrix, what moved and the limits, as the record says them.
+    """
+    from .exporting import export_run
+
+    export_run(run, out, seed)
+
+
+@cli.command()
 @click.option("--clear", is_flag=True, help="Delete all of it.")
 def cache(clear: bool) -> None:
     """Show the features that frozen backbones gave and that are kept on disk, so that heads need not wait for them again.
