@@ -75,7 +75,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self.epochs, self.lr, self.batch_size = epochs, lr, batch_size
         self.device, self.random_state = device, random_state
 
-    def fit(self, X: Any, y: Any) -> Classifier:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> Classifier:
         """Forget what was learned, and learn these rows as one task.
 
         Args:
@@ -88,7 +88,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         return self._learn(X, y, None, anew=True)
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Classifier:  # noqa: N803
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Classifier:
         """Learn these rows as the next task.
 
         Args:
@@ -102,12 +102,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         return self._learn(X, y, classes, anew=not hasattr(self, "learner_"))
 
-    def predict(self, X: Any) -> Any:  # noqa: N803
+    def predict(self, X: Any) -> Any:
         """The likeliest label of each row, (rows,)."""
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
-    def predict_proba(self, X: Any) -> Any:  # noqa: N803
+    def predict_proba(self, X: Any) -> Any:
         """A share for each label of `classes_`, (rows, classes), which sum to 1: the softmax of the method's scores.
 
         They are probabilities as far as the method's scores are logits; those of nearest means and of ridge regression rank
@@ -125,7 +125,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         ordered[:, np.searchsorted(self.classes_, self._met)] = shares[:, : len(self._met)]
         return ordered
 
-    def _learn(self, X: Any, y: Any, classes: Any, anew: bool) -> Classifier:  # noqa: N803
+    def _learn(self, X: Any, y: Any, classes: Any, anew: bool) -> Classifier:
         rows = self._rows(X, reset=anew)
         labels = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
@@ -147,7 +147,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             pass
         return self
 
-    def _rows(self, X: Any, reset: bool) -> Tensor:  # noqa: N803
+    def _rows(self, X: Any, reset: bool) -> Tensor:
         """The rows as a model of this library reads them: vectors in fp32, pictures with their channels first."""
         if getattr(X, "ndim", 2) != 4:
             checked: Any = validate_data(self, X, reset=reset, dtype=[np.float32, np.float64], ensure_all_finite=True)
@@ -156,7 +156,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             if self._shape != (checked.shape[1],):
                 raise BadData(f"this classifier learned from pictures of shape {self._shape}: give pictures")
             return torch.from_numpy(np.array(checked, dtype=np.float32))
-        pictures = check_array(X, allow_nd=True, dtype=None, ensure_all_finite=True)
+        kept: Any = None  # the type of numbers
+        pictures = check_array(X, allow_nd=True, dtype=kept, ensure_all_finite=True)
         if pictures.dtype != np.uint8 and (pictures.dtype.kind != "f" or pictures.min() < 0 or pictures.max() > 1):
             raise BadData(
                 f"pictures are uint8 in 0..255 or float in 0..1, not {pictures.dtype} in {pictures.min():g}..{pictures.max():g}: "
@@ -165,7 +166,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if reset:
             self._shape = pictures.shape[1:]
         if pictures.shape[1:] != self._shape:
-            raise BadData(f"rows have the shape {pictures.shape[1:]}, those of before {self._shape}: give rows of one shape")
+            raise BadData(
+                f"rows have the shape {pictures.shape[1:]}, those of before {self._shape}: give rows of one shape"
+            )
         first = np.array(pictures.transpose(0, 3, 1, 2), dtype=np.uint8 if pictures.dtype == np.uint8 else np.float32)
         return torch.from_numpy(first)
 
@@ -195,7 +198,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """The backbone asked for, or one that suits the rows."""
         if self.backbone is not None:
             return copy.deepcopy(self.backbone)
-        return f"mlp:{rows.shape[1]}-100-100" if rows.ndim == 2 else f"convnet:32-64"
+        return f"mlp:{rows.shape[1]}-100-100" if rows.ndim == 2 else "convnet:32-64"
 
     def _method(self, seed: int) -> Method:
         asked = self.method if isinstance(self.method, (list, tuple)) else [self.method]

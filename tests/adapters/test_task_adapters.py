@@ -242,7 +242,9 @@ def test_composed_and_resumed_in_the_middle_of_the_third_task(partner: Any, per:
 
 
 def test_layers_are_found_in_every_kind_of_backbone(encoder: Path):
-    found = {name: targets_in(Classifier(b := backbone(name), GrowingLinear(b.width))) for name in ("mlp:8-6-4", encoder)}
+    found = {
+        name: targets_in(Classifier(b := backbone(name), GrowingLinear(b.width))) for name in ("mlp:8-6-4", encoder)
+    }
     assert found["mlp:8-6-4"] == ["body.layers.0", "body.layers.2"]
     assert {n.rpartition(".")[2] for n in found[encoder]} == {"query", "value"}  # as PEFT takes them of a BERT
     vit = Classifier(b := backbone("glyph-vit", pretrained=False), GrowingLinear(b.width))

@@ -20,7 +20,9 @@ from tests.end_to_end.small import config as digits
 from tests.end_to_end.small import pictures
 from tests.texts import small
 
-ADAPTED = [{"methods": [{"name": "TaskAdapters", "rank": 2}], "optimizer": {"name": "adamw", "lr": 0.01}, "batch_size": 12}]
+ADAPTED = [
+    {"methods": [{"name": "TaskAdapters", "rank": 2}], "optimizer": {"name": "adamw", "lr": 0.01}, "batch_size": 12}
+]
 SHARED = [
     {"methods": [{"name": "TaskAdapters", "kind": "ia3", "per": "all"}], "optimizer": {"name": "adamw"}},
     {"methods": ["SimpleCIL"]},
@@ -41,7 +43,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finished(data: Path, encoder: Path, out: Path, stage: list[Any], *changes: str) -> Path:
-    tables = {"data": {"source": str(data)}, "stream": {"tasks": 2}, "backbone": {"source": str(encoder)}, "stage": stage}
+    tables = {
+        "data": {"source": str(data)},
+        "stream": {"tasks": 2},
+        "backbone": {"source": str(encoder)},
+        "stage": stage,
+    }
     Experiment(Config.of(tables, changes)).run(out / "run")
     return out / "run"
 
@@ -74,7 +81,9 @@ def test_a_text_encoder_is_loaded_by_auto_classes_and_here(stage: list[Any], dat
 
         with torch.no_grad(), nacre.adapters.answering_with(model.model, adapters[-1]):
             wanted: Any = model.model.body.net(**batch).last_hidden_state
-            assert torch.equal(PeftModel.from_pretrained(net, out / adapters[-1]).eval()(**batch).last_hidden_state, wanted)
+            assert torch.equal(
+                PeftModel.from_pretrained(net, out / adapters[-1]).eval()(**batch).last_hidden_state, wanted
+            )
         assert "PEFT loads its adapters" in told
     there = sum(p.stat().st_size for p in out.rglob("*.safetensors"))
     assert there < 1.5 * (out / "model.safetensors").stat().st_size  # weights are written once
@@ -89,7 +98,10 @@ def test_a_vision_model_is_loaded_with_how_it_prepares_pictures(tmp_path: Path):
 
     np.savez(tmp_path / "data.npz", **pictures(40))
     made = digits(
-        f"data.source={tmp_path / 'data.npz'}", "backbone.source=glyph-vit", "stream.tasks=2", stage=[{"methods": ["ranpac"]}]
+        f"data.source={tmp_path / 'data.npz'}",
+        "backbone.source=glyph-vit",
+        "stream.tasks=2",
+        stage=[{"methods": ["ranpac"]}],
     )
     Experiment(made).run(tmp_path / "run")
     exported(tmp_path / "run", tmp_path / "out")
@@ -101,7 +113,9 @@ def test_a_vision_model_is_loaded_with_how_it_prepares_pictures(tmp_path: Path):
     inputs = body.pixels(torch.from_numpy(x))
     with torch.no_grad():
         assert torch.equal(body.module(inputs), first.module(inputs))
-        assert torch.equal(AutoModel.from_pretrained(tmp_path / "out").eval()(inputs).last_hidden_state[:, 0], body.module(inputs))
+        assert torch.equal(
+            AutoModel.from_pretrained(tmp_path / "out").eval()(inputs).last_hidden_state[:, 0], body.module(inputs)
+        )
 
 
 def test_the_card_says_what_the_record_says(data: Path, encoder: Path, tmp_path: Path):
@@ -111,11 +125,15 @@ def test_the_card_says_what_the_record_says(data: Path, encoder: Path, tmp_path:
     exported(run, tmp_path / "out", "--seed", "4")
     record, text = Run.load(run), (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     front = ModelCard(text).data.to_dict()
-    assert front["library_name"] == "transformers" and {"nacre", "continual-learning", "TaskAdapters", "peft"} <= {*front["tags"]}
+    assert front["library_name"] == "transformers" and {"nacre", "continual-learning", "TaskAdapters", "peft"} <= {
+        *front["tags"]
+    }
     assert "base_model" not in front and "datasets" not in front  # a folder is nobody's id
     result = record.results[4]
     shown = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| task")]
-    matrix = [row[1:] for row in shown if len(row) == 1 + len(result.tests) and row[0] in result.moments][: len(result.moments)]
+    matrix = [row[1:] for row in shown if len(row) == 1 + len(result.tests) and row[0] in result.moments][
+        : len(result.moments)
+    ]
     assert matrix == [[percent(v) for v in row] for row in result.matrix]
     figures = dict(re.findall(r"^\| (\w+) \| ([^|]+) \|", text.partition("## Figures")[2].partition("##")[0], re.M))
     assert figures["last"].strip() == percent(*record.figure("last")) and "±" in figures["last"]

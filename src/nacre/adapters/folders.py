@@ -19,7 +19,9 @@ PREFIX = "base_model.model."
 """How PEFT calls the model that it wraps."""
 
 
-def save_adapters(model: nn.Module, folder: str | Path, names: list[str] | None = None, base: str | None = None) -> list[str]:
+def save_adapters(
+    model: nn.Module, folder: str | Path, names: list[str] | None = None, base: str | None = None
+) -> list[str]:
     """Write adapters as `PeftModel.save_pretrained` does, each to a folder of its own name.
 
     Layers are named as the backbone names them, so plain PEFT loads them into the same backbone:

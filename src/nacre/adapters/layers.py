@@ -143,7 +143,9 @@ def put_in(model: nn.Module, name: str, config: Any, seed: int = 0) -> None:
     if name in adapters_in(model):
         return
     kind = getattr(config.peft_type, "value", str(config.peft_type))
-    unusual = [k for k in ("use_dora", "use_bdlora", "alora_invocation_tokens", "arrow_config") if getattr(config, k, None)]
+    unusual = [
+        k for k in ("use_dora", "use_bdlora", "alora_invocation_tokens", "arrow_config") if getattr(config, k, None)
+    ]
     plain_start = getattr(config, "init_lora_weights", True) is True and not unusual
     if kind not in CALLED or not plain_start:
         what = f"{kind} with {unusual[0] if unusual else 'another start than B = 0'}" if kind in CALLED else kind

@@ -6,6 +6,7 @@ from .blocks import BlockRows
 from .columns import texts_in
 from .glyphs import stream_glyphs
 from .idx import read_idx
+from .images import SUFFIXES as PICTURES
 from .images import read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
@@ -18,6 +19,7 @@ from .validation import without_test_rows
 
 __all__ = [
     "AUGMENTS",
+    "PICTURES",
     "SOURCES",
     "BlockRows",
     "Column",

@@ -12,7 +12,8 @@ from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .sweep import Sweep, swept_in
 from .tables import TABLES, StreamTable
-from .trial import Trial, device_called, device_of, method as method_of
+from .trial import Trial, device_called, device_of
+from .trial import method as method_of
 
 __all__ = [
     "PREFIX",

@@ -126,7 +126,11 @@ def _write_tokenizer(tokenizer: Tokenizer, net: Any, place: Path) -> None:
     copy = Tokenizer(**tokenizer.settings).fast
     length = tokenizer.max_length or 512
     made = PreTrainedTokenizerFast(
-        tokenizer_object=copy, model_max_length=length, model_input_names=inputs, clean_up_tokenization_spaces=False, **said
+        tokenizer_object=copy,
+        model_max_length=length,
+        model_input_names=inputs,
+        clean_up_tokenization_spaces=False,
+        **said,
     )
     made.save_pretrained(str(place))
 
@@ -144,7 +148,9 @@ def _write_pooling(body: Body, place: Path) -> None:
     modes = {mode: pool == body.spec["pool"] for pool, mode in POOLS.items()}
     _write_json(place / "1_Pooling" / "config.json", {"word_embedding_dimension": body.width, **modes})
     assert body.tokenizer is not None
-    _write_json(place / "sentence_bert_config.json", {"max_seq_length": body.tokenizer.max_length, "do_lower_case": False})
+    _write_json(
+        place / "sentence_bert_config.json", {"max_seq_length": body.tokenizer.max_length, "do_lower_case": False}
+    )
 
 
 def _preprocessing(pixels: dict[str, Any]) -> dict[str, Any]:

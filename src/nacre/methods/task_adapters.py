@@ -52,11 +52,11 @@ class TaskAdapters(Method):
     'lora'
     """
 
-    paper: ClassVar[Paper | None] = Paper(
-        "LoRA: Low-Rank Adaptation of Large Language Models", 2021, "2106.09685"
-    )
+    paper: ClassVar[Paper | None] = Paper("LoRA: Low-Rank Adaptation of Large Language Models", 2021, "2106.09685")
     fidelity: ClassVar[Fidelity] = "inspired"
-    excused: ClassVar[dict[str, str]] = {"seeded": "(IA)^3 starts with ones and draws nothing, so its seed decides nothing"}
+    excused: ClassVar[dict[str, str]] = {
+        "seeded": "(IA)^3 starts with ones and draws nothing, so its seed decides nothing"
+    }
     keeps: ClassVar[Literal["constant", "per class", "per task"]] = "per task"
 
     kind: Literal["lora", "ia3"] = setting("lora", "LoRA, or (IA)^3, which learns a scale of each entry")

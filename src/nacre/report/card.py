@@ -68,7 +68,12 @@ def _front(run: Run, told: Mapping[str, Any], result: Result) -> str:
     if HUB_ID.fullmatch(source := str(result.data.get("source", "")).removeprefix("hf:")):
         front["datasets"] = [source]
     front["metrics"] = [run.score["name"]]
-    front["tags"] = ["nacre", "continual-learning", *dict.fromkeys(methods_of(run)), *(["peft"] if told["adapters"] else [])]
+    front["tags"] = [
+        "nacre",
+        "continual-learning",
+        *dict.fromkeys(methods_of(run)),
+        *(["peft"] if told["adapters"] else []),
+    ]
     lines = []
     for key, value in front.items():
         if isinstance(value, list):
@@ -116,7 +121,9 @@ def _method(run: Run, told: Mapping[str, Any]) -> str:
             lines.append(f"- {method['name']}{f': {settings}' if settings else ''}")
         if isinstance(optimizer := stage.get("optimizer"), dict):  # else nothing was trained
             lines.append(f"- optimizer: {', '.join(f'{k} = {_short(v)}' for k, v in optimizer.items())}")
-            lines.append(f"- {', '.join(f'{k} = {_short(stage[k])}' for k in ('epochs', 'steps', 'batch_size') if k in stage)}")
+            lines.append(
+                f"- {', '.join(f'{k} = {_short(stage[k])}' for k in ('epochs', 'steps', 'batch_size') if k in stage)}"
+            )
         lines.append("")
     for name, paper in run.papers.items():
         lines.append(f"{name} ({run.fidelity.get(name, 'unknown')}): {paper}.")
@@ -163,11 +170,15 @@ def _motion(result: Result, seed: int) -> str:
     rows = []
     for moment, moved in list(result.motion.items()):
         total = moved.get("total", {})
-        rows.append([moment, f"{100 * total.get('moved', math.nan):.2f}", f"{100 * total.get('relative', math.nan):.3f}"])
+        rows.append(
+            [moment, f"{100 * total.get('moved', math.nan):.2f}", f"{100 * total.get('relative', math.nan):.3f}"]
+        )
     if not rows:
         return ""
     kept = [rows[i] for i in _ends(len(rows))]
-    what = "Share of all stored numbers that changed while a task was learned, and how far, by the length of the weights."
+    what = (
+        "Share of all stored numbers that changed while a task was learned, and how far, by the length of the weights."
+    )
     return f"## Motion\n\nSeed {seed}. {what}\n\n" + _table(["task", "moved %", "how far %"], kept)
 
 
@@ -177,19 +188,27 @@ def _limits(run: Run, result: Result, told: Mapping[str, Any]) -> str:
         lines.append(f"The run is {run.status}: the figures are of the part that was done.")
     if len(run.seeds) == 1:
         lines.append("One seed was run: there is no spread to judge differences by.")
-    forgetting = run.figure("forgetting")[0] if any("forgetting" in r.summary for r in run.results.values()) else math.nan
+    forgetting = (
+        run.figure("forgetting")[0] if any("forgetting" in r.summary for r in run.results.values()) else math.nan
+    )
     if not math.isnan(forgetting):
-        lines.append(f"Forgetting is {percent(forgetting)} points: what was learned early is answered less well by as much.")
+        lines.append(
+            f"Forgetting is {percent(forgetting)} points: what was learned early is answered less well by as much."
+        )
     stale = result.stale.get(result.moments[-1], []) if result.moments else []
     if stale:
-        lines.append(f"{len(stale)} tasks are answered with statistics that were taken with other weights than the final ones.")
+        lines.append(
+            f"{len(stale)} tasks are answered with statistics that were taken with other weights than the final ones."
+        )
     if result.nonfinite:
         lines.append(f"NaN or infinity came up {len(result.nonfinite)} times in training.")
     rebuilt = [name for name, how in run.fidelity.items() if how == "inspired"]
     if rebuilt:
         lines.append(f"{', '.join(rebuilt)} is built after an idea and is not the published method as a whole.")
     if told["auto"]:
-        lines.append("`AutoModel` loads the backbone without the head: by itself it answers with features, not with classes.")
+        lines.append(
+            "`AutoModel` loads the backbone without the head: by itself it answers with features, not with classes."
+        )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
@@ -199,7 +218,11 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _made_with(run: Run) -> str:
-    return "## Made with\n\n" + ", ".join(f"{name} {version}" for name, version in run.versions.items()) if run.versions else ""
+    return (
+        "## Made with\n\n" + ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        if run.versions
+        else ""
+    )
 
 
 def _ends(count: int) -> list[int]:
