@@ -20,7 +20,8 @@ from .core.method import Method, compose, leaves, trains
 from .core.optim import MadeOptimizer
 from .core.rows import Batch, TensorRows
 from .core.stream import Experience, Task
-from .experiment import device_called, method_of
+from .experiment.trial import device_called
+from .experiment.trial import method as method_of
 from .heads import GrowingLinear
 from .learner import Learner, Stage
 from .schedules import schedule
@@ -160,8 +161,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         pictures = check_array(X, allow_nd=True, dtype=kept, ensure_all_finite=True)
         if pictures.dtype != np.uint8 and (pictures.dtype.kind != "f" or pictures.min() < 0 or pictures.max() > 1):
             raise BadData(
-                f"pictures are uint8 in 0..255 or float in 0..1, not {pictures.dtype} in {pictures.min():g}..{pictures.max():g}: "
-                "divide them"
+                f"pictures are uint8 in 0..255 or float in 0..1, not {pictures.dtype} in {pictures.min():g}.."
+                f"{pictures.max():g}: divide them"
             )
         if reset:
             self._shape = pictures.shape[1:]

@@ -120,8 +120,8 @@ def _load_one(model: nn.Module, root: str, folder: Path, config: Any, tensors: d
                 kept = tensors.get(f"{PREFIX}{place.removeprefix(root)}.{plain}")
                 if kept is None or kept.shape != param.shape:
                     raise BadData(
-                        f"the adapter in {str(folder)!r} has no {plain} of shape {tuple(param.shape)} for {place}: load it into "
-                        "the backbone that it was trained on"
+                        f"the adapter in {str(folder)!r} has no {plain} of shape {tuple(param.shape)} for {place}: load it "
+                        "into the backbone that it was trained on"
                     )
                 param.copy_(kept)
 

@@ -97,7 +97,8 @@ def targets_in(model: nn.Module, target: str = "auto", kind: Kind = "lora") -> l
     if not found:
         known = ", ".join([*layers][:8]) or "none that can take an adapter"
         raise BadSetting(
-            f"adapters such as those of TaskAdapters have nowhere to go: target = {target!r} names no layer of {type(bare(model)).__name__} below its head: its layers are {known}; give "
+            f"adapters such as those of TaskAdapters have nowhere to go: target = {target!r} names no layer of "
+            f"{type(bare(model)).__name__} below its head, whose layers are {known}; give "
             'names or the ends of names, such as "query,value", or "all-linear"'
         )
     return found
@@ -235,9 +236,9 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(layer, nn.MultiheadAttention):
             by_hand.append(name)
         below_head = not any(name == p or name.startswith(p + ".") for p in heads)
-        if name and below_head and not any(name.startswith(f"{p}.") for p in by_hand):
-            if isinstance(layer, kinds) or type(layer).__name__ == "Conv1D":
-                yield name, layer
+        reached = name and below_head and not any(name.startswith(f"{p}.") for p in by_hand)
+        if reached and (isinstance(layer, kinds) or type(layer).__name__ == "Conv1D"):
+            yield name, layer
 
 
 def _usual(model: nn.Module, kind: Kind) -> list[str]:

@@ -1,4 +1,7 @@
-"""The commands of `nacre`. Nothing heavy is imported until a command needs it."""
+"""The commands of `nacre`. Nothing heavy is imported until a command needs it.
+
+It is over 300 lines because every command with its options is declared in one place.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ from .blocks import BlockRows
 from .columns import texts_in
 from .glyphs import stream_glyphs
 from .idx import read_idx
-from .images import SUFFIXES as PICTURES
-from .images import read_picture
+from .images import PICTURES, read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
 from .refusals import check_inputs

@@ -12,8 +12,7 @@ from .recorder import Observer
 from .stopping import Stopped, Stopping
 from .sweep import Sweep, swept_in
 from .tables import TABLES, StreamTable
-from .trial import Trial, device_called, device_of
-from .trial import method as method_of
+from .trial import Trial, device_of
 
 __all__ = [
     "PREFIX",
@@ -34,13 +33,11 @@ __all__ = [
     "compared_in",
     "config_of",
     "default_comparison",
-    "device_called",
     "device_of",
     "differences",
     "export",
     "fit",
     "load",
-    "method_of",
     "recipe",
     "recipe_of",
     "recipes",
