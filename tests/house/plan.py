@@ -100,8 +100,8 @@ PARTS_INSIDE = ("checks",)
 SHOWN_IS_OFFERED = (*PARTS, "metrics", "methods", "checks")
 """Rooms in which what is shown by an example in its docstring is public, so that the face must list it."""
 
-NAMES_METHODS = ("studies", "checks", "classifier")
-"""Rooms that may name methods beside their one file and one face: claims and mutants are about named methods, and an
+NAMES_METHODS = ("studies", "checks", "classifier.py")
+"""Rooms and files that may name methods beside their one file and one face: claims and mutants are about named methods, and an
 estimator has one by default."""
 
 LINES = 300
