@@ -18,7 +18,7 @@ def run(epochs: int = 1, optimizer: str = "adamw", seed: int = 0) -> tuple[Matri
     """Learn five tasks of two handwritten digits each; the scores, the model, and what moved though it was to rest."""
     stream = nacre.split(load("digits", seed=seed), tasks=5, seed=seed)
     body = nacre.backbone("glyph-vit")
-    model = nacre.Classifier(body, nacre.GrowingLinear(body.width))
+    model = nacre.backbones.Classifier(body, nacre.GrowingLinear(body.width))
     tuner, reader = MIST(rows=128), RanPAC(width=1000)
     matrix, tests, leaks = Matrix(), {}, []
 

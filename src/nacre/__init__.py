@@ -16,8 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbones import Classifier, backbone
+    from .backbones import backbone
     from .catalogue import about
+    from .classifier import Classifier
     from .core.drive import Drive
     from .core.errors import NacreError
     from .core.method import Method, compose
@@ -88,8 +89,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backbones": ("Classifier", "backbone"),
+    "backbones": ("backbone",),
     "catalogue": ("about",),
+    "classifier": ("Classifier",),
     "core.drive": ("Drive",),
     "core.errors": ("NacreError",),
     "core.method": ("Method", "compose"),
@@ -110,7 +112,19 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment", "heads", "importance", "learner"),
+    *(
+        "adapters",
+        "backbones",
+        "catalogue",
+        "checkpoint",
+        "checks",
+        "core",
+        "data",
+        "experiment",
+        "heads",
+        "importance",
+        "learner",
+    ),
     "losses",
     *("memory", "methods", "metrics", "report", "rules", "schedules", "streams"),
 )

@@ -23,7 +23,7 @@ def example(name: str):
 def test_the_own_loop_learns_and_nothing_that_rests_moves(optimizer):
     scores, model, leaks = example("own_loop").run(optimizer=optimizer)
     assert leaks == []
-    before = dict(nacre.Classifier(nacre.backbone("glyph-vit"), nacre.GrowingLinear(128)).named_parameters())
+    before = dict(nacre.backbones.Classifier(nacre.backbone("glyph-vit"), nacre.GrowingLinear(128)).named_parameters())
     chosen = [n for n, p in before.items() if p.ndim == 2 and n.startswith("body.net.layers")]
     moved = [(dict(model.named_parameters())[n] != before[n]).float().mean().item() for n in chosen]
     assert len(chosen) >= 36 and min(moved) > 0.02 and max(moved) <= 0.5, (

@@ -17,6 +17,7 @@ Site = tuple[str, int]
 NOT_FOR_USERS = {
     "__init__.py": "how Python learns that a module has no such name",
     "cli/work.py: KeyboardInterrupt": "hands the folder on to what tells it",
+    "classifier.py: IndexError": "how a stream ends",
     "experiment/crew.py: KeyError": "is caught four lines below",
     "experiment/stopping.py: Stopped": "ends a process that was asked to end; its exit code says by which signal",
     "experiment/cache.py: ValueError": "is caught four lines below",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.errors import (
+    rows_adapters,
     rows_backbones,
     rows_blocks,
     rows_checkpoints,
@@ -57,6 +58,9 @@ SECTIONS: dict[str, list[Row]] = {
     "Records": rows_runs.RECORDS,
     "Sweeps": rows_sweep.SWEEPS,
     "Models that predict": rows_runs.MODELS,
+    "Adapters": rows_adapters.ADAPTERS,
+    "Exports, and files to predict": rows_adapters.EXPORTS,
+    "nacre.Classifier": rows_adapters.ESTIMATORS,
     "Files of checkpoints": rows_checkpoints.CHECKPOINTS,
     "Saving": rows_checkpoints.SAVING,
     "Several processes": rows_ranks.RANKS,

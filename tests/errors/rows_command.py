@@ -104,7 +104,7 @@ COMMANDS = [
     Row(
         "a picture that there is not",
         1,
-        "there is no file PATH/gone.png: give pictures, .npy, .npz or idx files, or texts",
+        "there is no file PATH/gone.png: give pictures, .npy, .npz or idx files, texts, or a folder of pictures",
         lambda at: known(at, "gone.png"),
     ),
     Row(

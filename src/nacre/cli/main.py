@@ -1,4 +1,7 @@
-"""The commands of `nacre`. Nothing heavy is imported until a command needs it."""
+"""The commands of `nacre`. Nothing heavy is imported until a command needs it.
+
+It is over 300 lines because every command with its options is declared in one place.
+"""
 
 from __future__ import annotations
 
@@ -186,19 +189,51 @@ def resume(folder: Path) -> None:
     "--text", metavar="COLUMN", help="The column of the texts in tables; by default the names of columns tell."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where to run.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["lines", "table", "csv", "jsonl"]),
+    default="lines",
+    show_default=True,
+    help="How answers are written.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl.")
 @plugin
 def predict(
-    folder: Path, files: tuple[Path, ...], top: int, task: int | None, text: str | None, device: str, as_json: bool
+    folder: Path,
+    files: tuple[Path, ...],
+    top: int,
+    task: int | None,
+    text: str | None,
+    device: str,
+    form: Any,
+    as_json: bool,
 ) -> None:
     """Name the classes of FILES by the model in DIR, a run's folder or an export.
 
-    FILES are pictures (png, jpg, ...), or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz or not). For a
-    model of texts they are .txt, a text a line, or tables: .csv, .tsv, .json, .jsonl, .parquet.
+    FILES are pictures (png, jpg, ...), folders of them, or arrays of rows: .npy, .npz (its x, x_test or only array), idx (gz
+    or not). For a model of texts they are .txt, a text a line, tables (.csv, .tsv, .json, .jsonl, .parquet), or - for lines
+    that come in by a pipe. What cannot be read is named and left out.
     """
     from .predicting import predict_files
 
-    predict_files(folder, files, top, task, device, as_json, text)
+    predict_files(folder, files, top, task, device, "jsonl" if as_json else form, text)
+
+
+@cli.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, help="Of several seeds, which; by default the first.")
+@plugin
+def export(run: Path, out: Path, seed: int | None) -> None:
+    """Write the model of RUN to the new folder OUT in the hub's form, with a model card.
+
+    A transformers backbone is loaded by AutoModel, its adapters by PEFT, and all of it with its head by nacre.load. The card
+    tells the method, the data, the matrix, what moved and the limits, as the record says them.
+    """
+    from .exporting import export_run
+
+    export_run(run, out, seed)
 
 
 @cli.command()

@@ -65,6 +65,21 @@ def counting(items: Sequence[T], name: Callable[[T], str]) -> Iterator[T]:
             bar.advance(task)
 
 
+def counted(items: Iterator[T], total: int) -> Iterator[T]:
+    """The items as they come, with a bar where it is seen and what is written goes elsewhere than to the terminal."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*_columns(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rows", total=total, note="")
+        for done, item in enumerate(items, 1):
+            bar.update(task, completed=done, note=f"{done}/{total}")
+            yield item
+
+
 @contextmanager
 def rows_progress(workers: int) -> Iterator[Callable[[Config, Run], None]]:
     """What tells how far the rows of a comparison are, some of which run at the same time."""

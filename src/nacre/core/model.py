@@ -8,7 +8,7 @@ A model answers `model(x)` with a tensor of logits, or with an object that has `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,10 +33,18 @@ HEADS = ("head", "heads", "fc", "classifier")
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model inside any DDP, FSDP or torch.compile wrapper."""
-    while (place := WRAPPERS.get(type(model).__name__)) is not None:
-        model = getattr(model, place)
-    return model
+    """The model inside any DDP, FSDP, torch.compile or PEFT wrapper."""
+    while True:
+        kind = type(model).__name__
+        if (place := WRAPPERS.get(kind)) is not None:
+            model = getattr(model, place)
+        elif kind.startswith("PeftModel"):  # PeftModelForSequenceClassification and so on
+            inner: Any = model
+            if (own := inner.get_base_model()) is getattr(inner, "base_model", None):
+                return model  # prompts live in the wrapper
+            model = own
+        else:
+            return model
 
 
 def called(model: nn.Module) -> nn.Module:
@@ -195,16 +203,20 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, without: Collection[str] = ()) -> str:
     """A digest of the parameters and buffers below the head, 32 hex digits.
 
     Statistics of features carry the fingerprint they were taken with; under another one they are stale.
+
+    Args:
+        model: The model, wrapped or not.
+        without: Names of tensors that are left out.
     """
     model = bare(model)
     prefixes = head_prefixes(model)
     digest = hashlib.blake2b(digest_size=16)
     for name, t in model.state_dict().items():
-        if any(name == p or name.startswith(p + ".") for p in prefixes):
+        if name in without or any(name == p or name.startswith(p + ".") for p in prefixes):
             continue
         digest.update(name.encode())
         bits: Any = shards.whole(t.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()

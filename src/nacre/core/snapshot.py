@@ -85,11 +85,11 @@ class Snapshot(Stateful):
             if n not in self.tensors:
                 self.tensors[n] = t.detach().clone()
         with evaluating(model), torch.no_grad():
-            return forward(_Lent(model, self.tensors), batch)
+            return forward(Lent(model, self.tensors), batch)
 
 
-class _Lent(nn.Module):
-    """A model that answers with other tensors than its own."""
+class Lent(nn.Module):
+    """A model that answers with other tensors than its own, by name; those that are not given are its own."""
 
     def __init__(self, model: nn.Module, tensors: Tensors):
         super().__init__()

@@ -6,7 +6,7 @@ from .blocks import BlockRows
 from .columns import texts_in
 from .glyphs import stream_glyphs
 from .idx import read_idx
-from .images import read_picture
+from .images import PICTURES, read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
 from .refusals import check_inputs
@@ -18,6 +18,7 @@ from .validation import without_test_rows
 
 __all__ = [
     "AUGMENTS",
+    "PICTURES",
     "SOURCES",
     "BlockRows",
     "Column",

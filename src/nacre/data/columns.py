@@ -143,8 +143,8 @@ def label_of(table: Table, *others: str | None) -> str | None:
     return _named(LABELS, left) or (with_names[0] if len(with_names) == 1 else None)
 
 
-def texts_in(table: Table, text: str | None = None) -> list[str]:
-    """The texts of a table that may have no labels.
+def texts_in(table: Table, text: str | None = None) -> list[str | None]:
+    """The texts of a table that may have no labels; None where a cell holds none.
 
     Args:
         table: The table.
@@ -152,10 +152,10 @@ def texts_in(table: Table, text: str | None = None) -> list[str]:
 
     Raises:
         UnknownName: there is no column of that name.
-        BadData: their names do not tell, or a cell holds no text.
+        BadData: their names do not tell.
 
-    >>> texts_in(Table("a.csv", {"id": [1, 2], "query": ["to be", "or not"]}))
-    ['to be', 'or not']
+    >>> texts_in(Table("a.csv", {"id": [1, 2, 3], "query": ["to be", "or not", None]}))
+    ['to be', 'or not', None]
     """
     names = list(table.columns)
     if text is not None and text not in names:
@@ -167,7 +167,7 @@ def texts_in(table: Table, text: str | None = None) -> list[str]:
             f"{table.source} has the columns {listed(names)}, and none of them is called {', '.join(TEXTS[:-1])} or "
             f"{TEXTS[-1]}: say which one holds the texts, as --text COLUMN"
         )
-    return _texts(table, found)
+    return [cell if isinstance(cell, str) and not HALF.search(cell) else None for cell in column_of(table, found)]
 
 
 def _named(words: Sequence[str], names: Sequence[str]) -> str | None:

@@ -19,7 +19,7 @@ from .source import UNNAMEABLE
 from .tables import listed, part_of
 from .unread import Unread
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of no other is a decoder run
 SYSTEM = ("thumbs.db", "desktop.ini")  # what a system leaves in folders, beside files that begin with a dot
 MOST_PIXELS = 2**26
@@ -159,7 +159,7 @@ def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
         held[place.name] = [file for file in _files(place) if _is_picture(file)]
         if not held[place.name]:
             raise BadData(
-                f"{place} holds no pictures ({', '.join(SUFFIXES)}): delete it, or put pictures of its class there"
+                f"{place} holds no pictures ({', '.join(PICTURES)}): delete it, or put pictures of its class there"
             )
     if beside := [file for file in _files(root) if _is_picture(file)]:
         raise BadData(f"{beside[0]} lies beside the folders of the classes: put it into that of its class")
@@ -182,7 +182,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    return file.suffix.lower() in PICTURES and not file.name.startswith(".")
 
 
 def sides_of(size: Any) -> tuple[int, int] | None:

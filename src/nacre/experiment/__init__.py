@@ -6,6 +6,7 @@ from .experiment import Experiment
 from .export import Predictor, export, load
 from .fit import fit
 from .folder import Finished, slug
+from .hub import Exported, to_hub
 from .named import PREFIX, Recipe, config_of, recipe, recipe_of, recipes
 from .recorder import Observer
 from .stopping import Stopped, Stopping
@@ -19,6 +20,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Experiment",
+    "Exported",
     "Finished",
     "Observer",
     "Predictor",
@@ -41,4 +43,5 @@ __all__ = [
     "recipes",
     "slug",
     "swept_in",
+    "to_hub",
 ]

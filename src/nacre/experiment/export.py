@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checkpoint
+from ..adapters import describe, rebuild, unwrapped
 from ..backbones import Body, Classifier, from_spec
 from ..catalogue import make
 from ..core.errors import BadCheckpoint, BadSetting
@@ -65,7 +67,8 @@ def export(folder: str | Path, learner: Learner, body: Body, split: FromData) ->
         "method": None if method is None else {"name": called(type(method)), **settings(method)},
         "state": None if method is None else method.state_dict(),
         "parts": None if method is None else parts_of(method).state_dict(),
-        "model": model.state_dict(),
+        "adapters": describe(model),
+        "model": unwrapped(model.state_dict()),
     }
     checkpoint.save(folder, tree)
     return True
@@ -148,21 +151,41 @@ def load(folder: str | Path, device: str = "cpu") -> Predictor:
         BadSetting: this machine does not offer that device.
     """
     where = device_called(str(device))
+    place, saved = exported_in(folder)
+    with checkpoint.describing(f"a model (in {place})"):
+        return _predictor(saved, place, where)
+
+
+def exported_in(folder: str | Path, seed: int | None = None) -> tuple[Path, dict[str, Any]]:
+    """What `export` wrote, and where it lies.
+
+    Args:
+        folder: See `load`.
+        seed: Of several seeds, which; None = the first.
+
+    Raises:
+        BadCheckpoint: there is no exported model, or none of that seed.
+    """
     place = Path(folder)
     if (place / "export").is_dir():
         place = place / "export"
     seeds = sorted(place.glob("seed-*"), key=lambda p: int(p.name[5:]) if p.name[5:].isdigit() else 0)
+    if seed is not None and seeds:
+        seeds = [place / f"seed-{seed}"]
     saved = checkpoint.load(seeds[0] if seeds else place)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise BadCheckpoint(f"{place} holds no exported model: give a run's folder or the export folder in it")
-    with checkpoint.describing(f"a model (in {place})"):
-        return _predictor(saved, place, where)
+    lent = saved.pop("lent", None)
+    if lent is not None:
+        saved["model"] |= borrowed(place.parent, lent)
+    return place, saved
 
 
 def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Predictor:
     body, head = from_spec(saved["body"], most=sum(t.numel() for t in saved["model"].values())), saved["head"]
     model = Classifier(body, (MultiHead if head["told"] else GrowingLinear)(head["width"], seed=head["seed"]))
     grow(model, len(saved["classes"]))
+    rebuild(model, saved.get("adapters"))
     method = Method() if saved["method"] is None else make("method", saved["method"])
     if saved["method"] is not None:
         method.load_state_dict(saved["state"])
@@ -180,6 +203,36 @@ def _predictor(saved: dict[str, Any], place: Path, device: torch.device) -> Pred
         method.load_state_dict(moved(saved["state"], device))
     trained = _trained(saved["row"], body)
     return Predictor(model.eval(), method, saved["classes"], saved["precision"], trained, saved["tasks"])
+
+
+def borrowed(folder: Path, lent: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights that lie beside an export in the hub's own form, under the names that the model has for them.
+
+    Args:
+        folder: Where they lie.
+        lent: The `file`, its `sha256`, and `names`: name in the model -> name in the file.
+
+    Raises:
+        BadCheckpoint: the file is not there, or another one.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / lent["file"]
+    if not path.is_file() or digest_of(path) != lent["sha256"]:
+        raise BadCheckpoint(
+            f"{path} is not the file that this model was exported with: export it again with `nacre export`, or fetch it again"
+        )
+    found = load_file(path)
+    return {name: found[there] for name, there in lent["names"].items()}
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _answering(learner: Learner) -> Method | None:

@@ -16,6 +16,7 @@ from .ranpac import RanPAC
 from .si import SI
 from .simplecil import SimpleCIL
 from .slda import SLDA
+from .task_adapters import TaskAdapters
 
 __all__ = [
     "AGEM",
@@ -35,4 +36,5 @@ __all__ = [
     "LwF",
     "RanPAC",
     "SimpleCIL",
+    "TaskAdapters",
 ]

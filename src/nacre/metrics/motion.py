@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ class Motion(Stateful):
 
     For each parameter and buffer: `moved`, the share of entries whose value changed; `distance` = |w_now - w_then| and
     `relative` = distance / |w_then| in the Euclidean norm; `entries`, how many there are. A tensor that grew is compared on
-    its old rows, one that is new is left out.
+    its old rows, one that is new is left out. A layer that an adapter was put into keeps its name, and the adapter is a
+    tensor of its own.
 
     >>> model, motion = nn.Linear(2, 1), Motion()
     >>> motion.begin(model)
@@ -32,13 +34,13 @@ class Motion(Stateful):
 
     def begin(self, model: nn.Module) -> None:
         """Remember the model as it is now; weights that ranks hold in parts are gathered, so all ranks ask together."""
-        self.then = {n: whole(t.detach()).clone() for n, t in bare(model).state_dict().items()}
+        self.then = {n: whole(t.detach()).clone() for n, t in _tensors(model)}
 
     @torch.no_grad()
     def since(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         """What has moved since `begin`, by tensor name."""
         found = {}
-        for name, now in bare(model).state_dict().items():
+        for name, now in _tensors(model):
             if name in self.then and now.numel() and now.is_floating_point():  # a counter is no weight
                 then, now = self.then[name].to(now.device), whole(now)
                 found[name] = _compare(then, now[: len(then)] if now.ndim else now)
@@ -52,6 +54,12 @@ def total(motion: dict[str, dict[str, Any]]) -> dict[str, float]:
     far = sum(row["distance"] ** 2 for row in motion.values()) ** 0.5
     size = sum(row["size"] ** 2 for row in motion.values()) ** 0.5
     return {"entries": entries, "moved": moved / entries if entries else 0.0, "relative": far / size if size else 0.0}
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a model holds, by the names from before any adapter was put in."""
+    for name, tensor in bare(model).state_dict().items():
+        yield name.replace(".base_layer.", "."), tensor
 
 
 def _compare(then: Tensor, now: Tensor) -> dict[str, Any]:
