@@ -184,7 +184,7 @@ class ContinualMixin(Base):
 
     @property
     def _label(self) -> str:
-        return self.label_names[0]
+        return self.label_names[0] if self.label_names else "labels"  # as collators call them
 
     def _with_rows(self) -> Task:
         """The task, once its rows are known as such."""
@@ -229,7 +229,7 @@ class ContinualMixin(Base):
             (args.auto_find_batch_size and "auto_find_batch_size", "a stage begins once: set per_device_train_batch_size"),
             (self.is_fsdp_enabled and "fsdp", "use nacre.Learner with a model that fully_shard cut"),
             (self.is_deepspeed_enabled and "deepspeed", "use DDP, which a launcher gives"),
-            (len(self.label_names) != 1 and f"label_names={self.label_names}", "rows have one kind of label"),
+            (len(self.label_names) > 1 and f"label_names={self.label_names}", "rows have one kind of label"),
         ):
             if asked:
                 raise BadSetting(f"the loss and the steps of a stage are the method's, so {asked} would go unheard: {cure}")
