@@ -98,11 +98,11 @@ def learned(name: str, learn: Callable[[Task, Net, Rule], None], net: Callable[[
     return model, method, moved
 
 
-def plain(accumulate: int = 1, precision="fp32", make=adamw) -> Callable[[Task, Net, Rule], None]:
+def plain(accumulate: int = 1, precision="fp32", make=adamw, augment=noise) -> Callable[[Task, Net, Rule], None]:
     """The loop of one's own, as the README has it, with clipping and a rate that falls to 0."""
 
     def learn(task: Task, model: Net, method: Rule) -> None:
-        with Drive(method, model, make, task, augment=noise, seed=SEED, precision=precision) as drive:
+        with Drive(method, model, make, task, augment=augment, seed=SEED, precision=precision) as drive:
             held = [p for group in drive.optimizer.param_groups for p in group["params"]]
             total = EPOCHS * -(-len(drive.order(0)) // SIZE)
             for epoch in range(EPOCHS):

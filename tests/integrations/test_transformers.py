@@ -43,8 +43,8 @@ def arguments(folder: Path, accumulate: int = 1, **told) -> TrainingArguments:
     saves = {"save_strategy": "no"}
     return TrainingArguments(
         str(folder), per_device_train_batch_size=SIZE // accumulate, gradient_accumulation_steps=accumulate,
-        num_train_epochs=EPOCHS, learning_rate=RATE, weight_decay=DECAY, max_grad_norm=CLIP, optim="adamw_torch",
-        seed=SEED, use_cpu=True, **{**quiet, **saves, **told},
+        num_train_epochs=EPOCHS, learning_rate=RATE, max_grad_norm=CLIP, seed=SEED, use_cpu=True,
+        **{"optim": "adamw_torch", "weight_decay": DECAY, **quiet, **saves, **told},
     )  # fmt: skip
 
 
@@ -54,12 +54,11 @@ def items(task: Task) -> list[dict]:
     return [{"x": x, "label": int(y), "told": "a text"} for x, y in zip(rows.x["x"], rows.y, strict=True)]
 
 
-def trainer(task: Task, model: nn.Module, method: Rule, folder: Path, **told) -> ContinualTrainer:
-    whole = told.pop("whole", bool(task.owners))  # joined and accumulated tasks know more than their rows
+def trainer(task: Task, model: nn.Module, method: Rule, folder: Path, also=None, **told) -> ContinualTrainer:
+    whole = bool(task.owners)  # joined and accumulated tasks know more than their rows
     given = {"task": task} if whole else {"task": task.index, "train_dataset": items(task)}
-    made = ContinualTrainer(
-        model, arguments(folder, **told), method=method, augment=loops.noise, **given,
-    )  # fmt: skip
+    args = arguments(folder, **told)
+    made = ContinualTrainer(model, args, method=method, **{"augment": loops.noise, **given, **(also or {})})
     made.remove_callback(PrinterCallback)
     return made
 
@@ -104,8 +103,8 @@ def simple() -> Net:
 def uneven(folder: Path) -> float:
     """How far the trainer ends from the plain loop where the last step has micro-batches of 4 and of 2 rows."""
     told = {"rows": 7, "net": simple}
-    mine, _, _ = learned("fine-tuning", plain(make=sgd), **told)
-    model, _, _ = learned("fine-tuning", theirs(folder, accumulate=2, optim="sgd", weight_decay=0.0), **told)
+    mine, _, _ = learned("fine-tuning", plain(make=sgd, augment=None), **told)
+    model, _, _ = learned("fine-tuning", theirs(folder, also={"augment": None}, accumulate=2, optim="sgd", weight_decay=0.0), **told)
     return far(mine, model)
 
 
@@ -127,7 +126,7 @@ def test_micro_batches_count_by_their_rows(tmp_path, monkeypatch):
 def test_a_state_that_is_not_taken_over_a_rest_that_leaks_and_a_replay_that_is_lost_are_seen(tmp_path, monkeypatch):
     name = "MIST-EWC-ER"
     model, method, moved = learned(name, theirs(tmp_path))
-    assert not moved and method.members[2].memory.seen == 48
+    assert not moved and method.members[2].memory.seen == 96
     last = loops.tasks(method)[-1]
     here = tmp_path / "task1" / f"checkpoint-{SAVED}"
 
@@ -164,11 +163,14 @@ def test_bf16_is_that_of_the_plain_loop(tmp_path):
     assert far(mine, learned("MIST-EWC-ER", plain())[0]) > 1e-4
 
 
+def right(told) -> dict[str, float]:
+    return {"right": float((told.predictions.argmax(1) == told.label_ids).mean())}
+
+
 def test_evaluating_on_the_way_disturbs_nothing(tmp_path):
     def watched(task: Task, model: nn.Module, method: Rule) -> None:
-        made = trainer(task, model, method, tmp_path, eval_strategy="steps", eval_steps=2)
-        made.eval_dataset = items(task)
-        made.compute_metrics = lambda told: {"right": (told.predictions[0].argmax(1) == told.label_ids).mean()}
+        also = {"eval_dataset": items(task), "compute_metrics": right}
+        made = trainer(task, model, method, tmp_path, also, eval_strategy="steps", eval_steps=2)
         made.train()
         found = made.evaluate()
         assert found["eval_right"] > 0.5

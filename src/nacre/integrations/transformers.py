@@ -25,7 +25,7 @@ from ..core import ranks
 from ..core.drive import Drive
 from ..core.errors import BadSetting, MissingExtra
 from ..core.method import Method, compose
-from ..core.model import bare, called, evaluating
+from ..core.model import Outputs, bare, called, evaluating, mean_loss
 from ..core.rows import Augment, Batch, Rows
 from ..core.rule import Rule
 from ..core.stream import Task
@@ -165,16 +165,18 @@ class ContinualMixin(Base):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """The Trainer's own; where the method answers instead of the model, its scores, without a loss."""
-        if not self.method.overrides("predict"):
+        """The Trainer's own; scores of ours where the method answers instead of the model, or the model takes no labels."""
+        answers = self.method.overrides("predict")
+        if self.label_names and not answers:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         held = dict(self._prepare_inputs(inputs))
-        y = held.pop(self._label, None)
-        rows = len(next(iter(held.values())))
+        y: Tensor | None = held.pop(self._label, None)
+        batch = Batch(held, torch.zeros(len(next(iter(held.values())))) if y is None else y)
         inner = bare(model)
         with evaluating(inner), torch.no_grad():
-            scores = self.method.predict(inner, Batch(held, torch.zeros(rows) if y is None else y))
-        return None, None if prediction_loss_only else scores, y
+            scores = self.method.predict(inner, batch)
+        loss = None if answers or y is None else mean_loss(Outputs(scores, scores), batch)
+        return loss, None if prediction_loss_only else scores, y
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """One norm over all that the optimizer holds, the method's parts too."""
