@@ -60,7 +60,7 @@ def kept(drive: Drive, classes: int, begun: bool = True) -> dict[str, Any]:
     }
 
 
-def take_over(tree: Any, method: Method, model: nn.Module, task: Task) -> dict[str, Any]:
+def take_over(tree: Any, method: Method, model: nn.Module, task: Task | None) -> dict[str, Any]:
     """Make method and model what a tree says, before weights are loaded; tells Drive its `step` and `begun`.
 
     Raises:
@@ -68,7 +68,7 @@ def take_over(tree: Any, method: Method, model: nn.Module, task: Task) -> dict[s
     """
     if not isinstance(tree, dict) or tree.get("format") != FORMAT or set(tree) != KEYS:
         raise BadCheckpoint("what lies beside the weights is no method's state: was it written by another version?")
-    if tree["begun"] and tree["task"] != task.index:
+    if tree["begun"] and task is not None and tree["task"] != task.index:
         raise BadCheckpoint(
             f"the checkpoint was written while task {tree['task']} was learned, and this is task {task.index}: give it its task"
         )
