@@ -1,0 +1,63 @@
+"""What each process does under `accelerate launch`; what it found goes into a file of the folder that it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+HERE = Path(__file__).parents[2]
+sys.path[:0] = [str(HERE), str(HERE / "tests")]
+
+from torch import nn
+
+from nacre.core import ranks
+from nacre.core.errors import RanksDiffer
+from nacre.core.reduce import Reducer
+
+EXAMPLE = str(HERE / "examples" / "accelerate_loop.py")
+METHODS = ("fine-tuning", "ER-0", "EWC-0", "MIST-1")
+
+
+def digest(model: nn.Module) -> str:
+    """Of every bit of its weights and buffers."""
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()
+
+
+def example(**told: Any) -> dict[str, Any]:
+    matrix, model, leaks = runpy.run_path(EXAMPLE)["run"](**told)
+    return {"matrix": matrix.table(), "digest": digest(model), "leaks": leaks}
+
+
+def trainers(folder: Path, accumulate: int) -> dict[str, list[float]]:
+    """The last weights of some methods in the Trainer of transformers: micro-batches of 4 rows, two a step in all."""
+    from tests.integrations import test_transformers as theirs
+
+    found = {}
+    for name in METHODS:
+        told = {"accumulate": accumulate, "per_device_train_batch_size": 4, "optim": "sgd", "weight_decay": 0.0}
+        learn = theirs.theirs(folder / name, also={"augment": None}, ddp_backend="gloo", **told)
+        model, _, moved = theirs.learned(name, learn, net=theirs.simple)
+        found[name] = [*model.head.weight.flatten().tolist(), len(moved)]
+    return found
+
+
+def unaveraged() -> str:
+    """What is said where nobody averages gradients."""
+    with mock.patch.object(Reducer, "reduce", lambda self: None):
+        try:
+            example(epochs=1)
+        except RanksDiffer as error:
+            return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    done = {"world": 0, "example": example(), "trainers": trainers(out, 1), "unaveraged": unaveraged()}
+    done["world"] = ranks.world()
+    (out / f"{ranks.rank()}.json").write_text(json.dumps(done))
