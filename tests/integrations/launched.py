@@ -13,6 +13,7 @@ from unittest import mock
 HERE = Path(__file__).parents[2]
 sys.path[:0] = [str(HERE), str(HERE / "tests")]
 
+from accelerate import Accelerator
 from torch import nn
 
 from nacre.core import ranks
@@ -46,11 +47,20 @@ def trainers(folder: Path, accumulate: int) -> dict[str, list[float]]:
     return found
 
 
+def command(folder: Path) -> None:
+    """`nacre run`, as `python -m nacre` does it: it finds the group of its own accord."""
+    from nacre.cli.main import cli
+
+    cli(["run", str(folder / "my.toml"), "--out", str(folder / "two")], standalone_mode=False)
+
+
 def unaveraged() -> str:
     """What is said where nobody averages gradients."""
+    from tests.integrations import loops
+
     with mock.patch.object(Reducer, "reduce", lambda self: None):
         try:
-            example(epochs=1)
+            loops.learned("fine-tuning", loops.plain())
         except RanksDiffer as error:
             return str(error)
     return ""
@@ -58,6 +68,7 @@ def unaveraged() -> str:
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    done = {"world": 0, "example": example(), "trainers": trainers(out, 1), "unaveraged": unaveraged()}
-    done["world"] = ranks.world()
+    Accelerator()  # makes the group, which all below find
+    command(out)
+    done = {"example": example(), "trainers": trainers(out, 1), "unaveraged": unaveraged(), "world": ranks.world()}
     (out / f"{ranks.rank()}.json").write_text(json.dumps(done))

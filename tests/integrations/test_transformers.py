@@ -42,9 +42,8 @@ def arguments(folder: Path, accumulate: int = 1, **told) -> TrainingArguments:
     quiet = {"report_to": [], "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False}
     saves = {"save_strategy": "no"}
     return TrainingArguments(
-        str(folder), per_device_train_batch_size=SIZE // accumulate, gradient_accumulation_steps=accumulate,
-        num_train_epochs=EPOCHS, learning_rate=RATE, max_grad_norm=CLIP, seed=SEED, use_cpu=True,
-        **{"optim": "adamw_torch", "weight_decay": DECAY, **quiet, **saves, **told},
+        str(folder), gradient_accumulation_steps=accumulate, num_train_epochs=EPOCHS, learning_rate=RATE, max_grad_norm=CLIP, seed=SEED, use_cpu=True,
+        **{"per_device_train_batch_size": SIZE // accumulate, "optim": "adamw_torch", "weight_decay": DECAY, **quiet, **saves, **told},
     )  # fmt: skip
 
 
