@@ -1,7 +1,7 @@
 """A loop of one's own under accelerate: MIST, EWC and ER together on five tasks of two handwritten digits.
 
 Run it: `python examples/accelerate_loop.py`, or on two processes:
-`accelerate launch --multi_gpu --num_processes 2 examples/accelerate_loop.py`, on the CPU with ACCELERATE_USE_CPU=true before it.
+`accelerate launch --multi_gpu --num_processes 2 examples/accelerate_loop.py`, on CPUs with ACCELERATE_USE_CPU=true before it.
 """
 
 from __future__ import annotations

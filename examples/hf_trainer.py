@@ -1,6 +1,7 @@
 """The Hugging Face Trainer on three tasks of two topics each: MIST, EWC and ER around its steps.
 
-The trainer, the model and the data are the user's; what Nacre adds is `ContinualTrainer`, `method=` and `task=`. Run it: `python examples/hf_trainer.py`
+The trainer, the model and the data are the user's; what Nacre adds is `ContinualTrainer`, `method=` and `task=`.
+Run it: `python examples/hf_trainer.py`
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ def texts(topics: tuple[int, int], rows: int, seed: int) -> list[dict]:
     labels = torch.tensor(topics).repeat(rows // 2)
     own, any_word = torch.randint(4, (rows, 4), generator=dice), torch.randint(WORDS, (rows, 2), generator=dice)
     words = torch.cat([1 + 4 * labels[:, None] + own, 1 + any_word], dim=1)
-    return [{"input_ids": w, "attention_mask": torch.ones_like(w), "label": y} for w, y in zip(words, labels, strict=True)]
+    return [{"input_ids": w, "label": y} for w, y in zip(words, labels, strict=True)]
 
 
 def right(told) -> dict[str, float]:
+    """The accuracy."""
     return {"accuracy": float((told.predictions.argmax(1) == told.label_ids).mean())}
 
 
@@ -35,15 +37,14 @@ def run(folder: str, seed: int = 0) -> tuple[dict[int, list[float]], list[str]]:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     model = BertForSequenceClassification(BertConfig(vocab_size=WORDS + 1, num_labels=6, **sizes))
-    mist = MIST(objective_of="stage", select=0.5, drop=0.0, free="bias|norm|^classifier")
-    method, kept, leaks = nacre.compose(mist, EWC(strength=0.1, rows=32), ER(rows=16)), {}, []
+    mist = MIST(objective_of="stage", select=0.5, drop=0.0, fade=1.0, free="bias|norm|^classifier")
+    method, kept, leaks = nacre.compose(mist, EWC(strength=0.01, rows=32), ER(rows=16)), {}, []
     for task, topics in enumerate([(0, 1), (2, 3), (4, 5)]):
         args = TrainingArguments(
-            f"{folder}/task{task}", per_device_train_batch_size=8, gradient_accumulation_steps=2, num_train_epochs=4,
+            f"{folder}/task{task}", per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=6,
             learning_rate=5e-3, save_strategy="epoch", report_to=[], disable_tqdm=True, seed=seed, use_cpu=True,
         )  # fmt: skip
-        before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        rows = texts(topics, 96, seed=task)
+        before, rows = {n: p.detach().clone() for n, p in model.named_parameters()}, texts(topics, 96, seed=task)
         trainer = ContinualTrainer(model, args, train_dataset=rows, compute_metrics=right, method=method, task=task)
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -110,8 +110,8 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment", "heads", "importance", "learner"),
-    "losses",
+    *("backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment", "heads", "importance"),
+    *("integrations", "learner", "losses"),
     *("memory", "methods", "metrics", "report", "rules", "schedules", "streams"),
 )
 

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-HERE = Path(__file__).parents[2]
-sys.path[:0] = [str(HERE), str(HERE / "tests")]
-
 from accelerate import Accelerator
 from torch import nn
 
@@ -20,7 +17,7 @@ from nacre.core import ranks
 from nacre.core.errors import RanksDiffer
 from nacre.core.reduce import Reducer
 
-EXAMPLE = str(HERE / "examples" / "accelerate_loop.py")
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "accelerate_loop.py")
 METHODS = ("fine-tuning", "ER-0", "EWC-0", "MIST-1")
 
 
@@ -41,7 +38,7 @@ def trainers(folder: Path, accumulate: int) -> dict[str, list[float]]:
     found = {}
     for name in METHODS:
         told = {"accumulate": accumulate, "per_device_train_batch_size": 4, "optim": "sgd", "weight_decay": 0.0}
-        learn = theirs.theirs(folder / name, also={"augment": None}, ddp_backend="gloo", **told)
+        learn = theirs.theirs(folder / name, also={"augment": None}, **told)
         model, _, moved = theirs.learned(name, learn, net=theirs.simple)
         found[name] = [*model.head.weight.flatten().tolist(), len(moved)]
     return found

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from nacre.experiment import Config, Experiment
 from nacre.integrations.accelerate import learning
 from tests.integrations import launched, loops
 
+TREE = Path(__file__).parents[2]
 HALF_A_POINT = 0.005
 CONFIG = """
 [run]
@@ -43,7 +45,7 @@ epochs = 2
 
 @pytest.fixture(autouse=True)
 def _alone():
-    """accelerate remembers its first Accelerator for the life of a process."""
+    """Accelerate remembers its first Accelerator for the life of a process."""
     yield
     AcceleratorState._reset_state()
     PartialState._reset_state()
@@ -58,7 +60,14 @@ def free_port() -> int:
 def launch(*words: str) -> str:
     """Start two processes on the CPU, for which accelerate wants to be told both things; what they print."""
     told = ("--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    found = os.pathsep.join([str(TREE), str(TREE / "tests"), os.environ.get("PYTHONPATH", "")])
+    env = {
+        **os.environ,
+        "PYTHONPATH": found,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = [sys.executable, "-m", "accelerate.commands.launch", *told, f"--main_process_port={free_port()}", *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -87,7 +96,9 @@ def test_two_launched_processes_hold_the_same_bits_and_learn_what_one_learns(tmp
     assert apart(alone["matrix"], first["example"]["matrix"]) <= HALF_A_POINT and first["example"]["leaks"] == []
     assert "the ranks hold different" in first["unaveraged"], "the ranks compare all they know after each task"
     theirs = launched.trainers(tmp_path / "alone", accumulate=2)
-    assert {name: apart(theirs[name], first["trainers"][name]) <= 1e-5 for name in theirs} == dict.fromkeys(theirs, True)
+    assert {name: apart(theirs[name], first["trainers"][name]) <= 1e-5 for name in theirs} == dict.fromkeys(
+        theirs, True
+    )
     two = Run.load(tmp_path / "two")
     one = Experiment(Config.load(config, ["stage.0.accumulate=2"])).run()
     assert two.status == "finished" and apart(one.results[0].matrix, two.results[0].matrix) <= HALF_A_POINT
@@ -101,8 +112,9 @@ def test_the_example_keeps_most_and_moves_nothing_that_rests(alone):
 def test_an_accelerator_that_accumulates_too_is_refused_and_keeps_no_optimizer_of_a_task_that_is_over():
     task = loops.tasks(Method())[0]
     make = nacre.MadeOptimizer("sgd", 0.1)
-    with pytest.raises(BadSetting, match=r"accumulate=4"), learning(
-        Accelerator(cpu=True, gradient_accumulation_steps=4), Method(), nn.Linear(8, 2), make, task
+    with (
+        pytest.raises(BadSetting, match=r"accumulate=4"),
+        learning(Accelerator(cpu=True, gradient_accumulation_steps=4), Method(), nn.Linear(8, 2), make, task),
     ):
         pass
     AcceleratorState._reset_state()

@@ -27,7 +27,7 @@ from nacre.integrations import stage
 from nacre.integrations.lightning import ContinualModule
 from nacre.methods import ER
 from tests.integrations import loops
-from tests.integrations.loops import CLIP, EPOCHS, METHODS, RATE, SEED, SIZE, far, learned, plain
+from tests.integrations.loops import CLIP, EPOCHS, METHODS, SEED, SIZE, far, learned, plain
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # one is gone on with there
@@ -93,7 +93,9 @@ def test_lightning_ends_where_the_plain_loop_ends_and_resumes_to_the_bit(name, t
     assert moved == leaked == []
 
     again, fresh = resumed(name, method, tmp_path, accumulate)
-    assert equal(again.state_dict(), model.state_dict()), f"{name}: resumed, the weights end {far(again, model):.1e} apart"
+    assert equal(again.state_dict(), model.state_dict()), (
+        f"{name}: resumed, the weights end {far(again, model):.1e} apart"
+    )
     assert equal(fresh.state_dict(), method.state_dict()), f"{name}: resumed, the method knows something else"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -29,7 +29,7 @@ class Noted(tracking.GeneralTracker):
     """A tracker of accelerate's own kind, in memory."""
 
     name, requires_logging_directory = "wandb", False
-    runs: list[Noted] = []
+    runs: ClassVar[list[Noted]] = []
 
     def __init__(self, run_name: str, **told: Any):
         super().__init__()
@@ -100,7 +100,9 @@ def test_each_seed_is_a_run_of_its_own_and_is_sent_once(tmp_path, noted):
         assert tracker.settings["settings.run.seeds"] == "[0, 1]"
         last = {name: value for (name, _), value in tracker.logged.items()}
         assert last["summary/last"] == run.results[seed].summary["last"]
-        assert dict(points(run.to_json(), seed)) and {s for _, s in tracker.logged} == {s for s, _ in points(run.to_json(), seed)}
+        assert dict(points(run.to_json(), seed)) and {s for _, s in tracker.logged} == {
+            s for s, _ in points(run.to_json(), seed)
+        }
     (tmp_path / "run" / "run.json").unlink()
     for place in sorted((tmp_path / "run" / "checkpoints" / "seed-1").iterdir()):
         if "task2" in place.name:

@@ -33,18 +33,19 @@ SAVED = 4  # steps before the checkpoint, in the middle of the second epoch
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    """accelerate walks over all objects when a training begins, and checkpoints wait for the disk: most of a tiny run's time."""
+    """Accelerate walks over all objects when a training begins, and checkpoints wait for the disk: most of a run."""
     monkeypatch.setattr("accelerate.utils.memory.gc.collect", lambda: 0)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
 def arguments(folder: Path, accumulate: int = 1, **told) -> TrainingArguments:
-    quiet = {"report_to": [], "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False}
-    saves = {"save_strategy": "no"}
-    return TrainingArguments(
-        str(folder), gradient_accumulation_steps=accumulate, num_train_epochs=EPOCHS, learning_rate=RATE, max_grad_norm=CLIP, seed=SEED, use_cpu=True,
-        **{"per_device_train_batch_size": SIZE // accumulate, "optim": "adamw_torch", "weight_decay": DECAY, **quiet, **saves, **told},
-    )  # fmt: skip
+    usual = {
+        "per_device_train_batch_size": SIZE // accumulate, "gradient_accumulation_steps": accumulate,
+        "num_train_epochs": EPOCHS, "learning_rate": RATE, "weight_decay": DECAY, "max_grad_norm": CLIP, "seed": SEED,
+        "optim": "adamw_torch", "save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True,
+        "dataloader_pin_memory": False, "use_cpu": True,
+    }  # fmt: skip
+    return TrainingArguments(str(folder), **{**usual, **told})
 
 
 def items(task: Task) -> list[dict]:
@@ -83,7 +84,9 @@ def test_a_trainer_ends_where_the_plain_loop_ends_and_resumes_to_the_bit(name, t
     trainer(last, again, fresh, tmp_path / "again", accumulate=accumulate).train(
         str(tmp_path / f"task{last.index}" / f"checkpoint-{SAVED}")
     )
-    assert equal(again.state_dict(), model.state_dict()), f"{name}: resumed, the weights end {far(again, model):.1e} apart"
+    assert equal(again.state_dict(), model.state_dict()), (
+        f"{name}: resumed, the weights end {far(again, model):.1e} apart"
+    )
     assert equal(fresh.state_dict(), method.state_dict()), f"{name}: resumed, the method knows something else"
 
 
@@ -103,7 +106,9 @@ def uneven(folder: Path) -> float:
     """How far the trainer ends from the plain loop where the last step has micro-batches of 4 and of 2 rows."""
     told = {"rows": 7, "net": simple}
     mine, _, _ = learned("fine-tuning", plain(make=sgd, augment=None), **told)
-    model, _, _ = learned("fine-tuning", theirs(folder, also={"augment": None}, accumulate=2, optim="sgd", weight_decay=0.0), **told)
+    model, _, _ = learned(
+        "fine-tuning", theirs(folder, also={"augment": None}, accumulate=2, optim="sgd", weight_decay=0.0), **told
+    )
     return far(mine, model)
 
 
@@ -204,7 +209,7 @@ def test_a_model_of_transformers_grows_is_read_for_features_and_loads_again(tmp_
     assert model.config.num_labels == len(model.classifier.weight) == 6
     again = vit()
     again.classifier, fresh = GrowingLinear(16), copy.deepcopy(METHODS["ER-0"])
-    with pytest.raises(BadCheckpoint, match="does not describe this method|keeps"):
+    with pytest.raises(BadCheckpoint, match=r"does not describe this method|keeps"):
         ContinualTrainer(again, args, train_dataset=pictures((4, 5)), method=fresh, task=1).train(True)
     with pytest.raises(BadCheckpoint, match="task 1 was learned, and this is task 0"):
         ContinualTrainer(again, args, train_dataset=pictures((4, 5)), method=fresh, task=0).train(True)

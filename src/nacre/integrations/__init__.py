@@ -4,4 +4,4 @@
 under accelerate, `.trackers` for TensorBoard, W&B, MLflow and trackio. Each needs its package and is imported by its name.
 """
 
-__all__: list[str] = []
+__all__ = []

@@ -24,7 +24,12 @@ class _Seen:
 
     def give(self, model: nn.Module, inputs: tuple[Any, ...], answer: Any) -> None:
         features, self.features = self.features, None
-        if features is not None and features.ndim == 2 and not hasattr(answer, "features") and hasattr(answer, "logits"):
+        if (
+            features is not None
+            and features.ndim == 2
+            and not hasattr(answer, "features")
+            and hasattr(answer, "logits")
+        ):
             answer.features = features
 
 

@@ -1,8 +1,8 @@
 """Lightning with a method around its steps: one module for the stream, one `Trainer.fit` for each task.
 
-Gradient accumulation, mixed precision, clipping, callbacks, validation and checkpoints are Lightning's. What is ours goes into its
-checkpoint files under `nacre`. Rows come from the task, in the order and in the pieces that the plain loop would meet; a loader
-of one's own may be given to `fit` instead.
+Gradient accumulation, mixed precision, clipping, callbacks, validation and checkpoints are Lightning's. What is ours goes
+into its checkpoint files under `nacre`. Rows come from the task, in the order and in the pieces that the plain loop would
+meet; a loader of one's own may be given to `fit` instead.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class ContinualModule(LightningModule):
         """Begin the stage; the optimizer is made once heads have grown. Extend it to add a schedule."""
         task = self.task
         if task is None:
-            raise BadSetting("there is nothing to learn: set module.task = Task(index, rows, classes) before trainer.fit(module)")
+            raise BadSetting(
+                "there is nothing to learn: set module.task = Task(index, rows, classes) before trainer.fit(module)"
+            )
         stage.check_method(self.method, task)
         told: dict[str, Any] = {"augment": self.augment, "seed": self.seed, **self._from}
         mixed = "bf16" if str(self.trainer.precision).startswith("bf16") else "fp32"
@@ -126,15 +128,13 @@ class ContinualModule(LightningModule):
             return pieces * self.drive.loss(batch)  # Lightning divides
         if silent := [hook for hook in NEED_OUR_ORDER if self.method.overrides(hook)]:
             raise BadUse(
-                f"{type(self.method).__name__} chooses rows or their order ({', '.join(silent)}), and the loader given to fit() "
+                f"{type(self.method).__name__} chooses rows or their order ({', '.join(silent)}), and the loader given to fit "
                 "would leave it unheard: call trainer.fit(module) without one"
             )
         met = to_batch(batch, "labels") if isinstance(batch, Mapping) else Batch(*batch)
         return pieces * self.drive.loss(met, 1 / pieces)
 
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
-    ) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Lightning's own; then the method hears of the step."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self.drive is not None

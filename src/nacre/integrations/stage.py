@@ -27,7 +27,7 @@ def check_method(method: Method, task: Task) -> None:
     """
     if not trains(method):
         raise BadSetting(
-            f"{type(method).__name__} trains nothing, so there are no steps to take: enter and leave nacre.Drive(method, model, "
+            f"{type(method).__name__} trains nothing, so there are no steps: enter and leave nacre.Drive(method, model, "
             "None, task) instead, after the training of each task"
         )
     if not task.border:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset, Sampler
 
 from .. import checkpoint
 from ..core import ranks
@@ -26,12 +25,13 @@ from ..core.drive import Drive
 from ..core.errors import BadSetting, MissingExtra
 from ..core.method import Method, compose
 from ..core.model import Outputs, bare, called, evaluating, mean_loss
-from ..core.rows import Augment, Batch, Rows
+from ..core.rows import Augment, Batch
 from ..core.rule import Rule
 from ..core.stream import Task
 from . import stage
-from .collated import BESIDE, CollatedRows, classes_of, to_batch, to_inputs
+from .collated import BESIDE, CollatedRows, classes_of, to_batch
 from .features import with_features
+from .loading import Order, Positions, Taken
 
 if importlib.util.find_spec("accelerate") is None:
     raise MissingExtra("the Trainer of transformers", "accelerate", "trainer")
@@ -46,6 +46,7 @@ FOLDER = "nacre"
 """Where a checkpoint of the Trainer holds what is ours."""
 
 Base = Trainer if TYPE_CHECKING else object
+"""What a mixin is mixed into, for those who read types."""
 
 
 class ContinualMixin(Base):
@@ -88,6 +89,7 @@ class ContinualMixin(Base):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        assert self.model is not None
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.task = task if isinstance(task, Task) else Task(task, classes=tuple(classes or ()))
         self.named_classes = isinstance(task, Task) or classes is not None
@@ -97,7 +99,7 @@ class ContinualMixin(Base):
         self._stage = ExitStack()
         self._from: dict[str, Any] | None = None  # where a resumed stage stands; None outside of train()
         self._shares: deque[float] = deque()  # parts of the step's rows that its micro-batches hold
-        self._order: _Order | None = None
+        self._order: Order | None = None
         self._given_optimizer = self.optimizer
         self._refuse()
         with_features(self.model)
@@ -109,14 +111,17 @@ class ContinualMixin(Base):
         Raises:
             BadCheckpoint: the checkpoint is of another method or task, or was written without one.
         """
-        extract_model_from_parallel(self.model, keep_fp32_wrapper=False)  # a trainer before may have wrapped its forward
+        extract_model_from_parallel(
+            self.model, keep_fp32_wrapper=False
+        )  # a trainer before may have wrapped its forward
         self.optimizer, self._from = self._given_optimizer, {}
         folder = resume_from_checkpoint
+        model: Any = self.model
         if folder is True:
             assert self.args.output_dir is not None
             folder = get_last_checkpoint(self.args.output_dir)
         if folder:
-            self._from = stage.take_over(checkpoint.load(Path(folder) / FOLDER), self.method, self.model, self._with_rows())
+            self._from = stage.take_over(checkpoint.load(Path(folder) / FOLDER), self.method, model, self._with_rows())
         try:
             with ExitStack() as self._stage:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -130,10 +135,10 @@ class ContinualMixin(Base):
         drive = self._begin()
         assert drive.rows is not None
         size = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        self._order = _Order(drive, size)
+        self._order = Order(drive, size)
         theirs = self.train_dataset, self.data_collator
-        self.train_dataset: Any = _Positions(len(drive.rows))
-        self.data_collator: Any = _Taken(drive.rows, self._label)
+        self.train_dataset: Any = Positions(len(drive.rows))
+        self.data_collator: Any = Taken(drive.rows, self._label)
         try:
             return super().get_train_dataloader()
         finally:
@@ -150,7 +155,9 @@ class ContinualMixin(Base):
         self._shares = deque(n / sum(rows) for n in rows)
         return found, items
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The loss of the stage while it trains; the Trainer's own when it evaluates."""
         if self.drive is None or BESIDE not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -199,14 +206,14 @@ class ContinualMixin(Base):
 
     def _begin(self) -> Drive:
         task = self._with_rows()
-        assert self._from is not None
+        assert self._from is not None and self.model is not None
         drive = Drive(
             self.method, self.model, self._make, task,
             augment=self.augment, seed=self.args.seed, precision="bf16" if self.args.bf16 else "fp32", **self._from,
         )  # fmt: skip
         self.drive = self._stage.enter_context(drive)
         self.classes = stage.width_of(drive)
-        config = getattr(self.model, "config", None)
+        config: Any = getattr(self.model, "config", None)
         if self.classes and getattr(config, "num_labels", self.classes) != self.classes:
             config.num_labels = self.classes  # what is saved shall load again
         return drive
@@ -228,13 +235,18 @@ class ContinualMixin(Base):
         for asked, cure in (
             (args.label_smoothing_factor and "label_smoothing_factor", "write it as the objective of a method"),
             (self.compute_loss_func and "compute_loss_func", "write it as the objective of a method"),
-            (args.auto_find_batch_size and "auto_find_batch_size", "a stage begins once: set per_device_train_batch_size"),
+            (
+                args.auto_find_batch_size and "auto_find_batch_size",
+                "a stage begins once: set per_device_train_batch_size",
+            ),
             (self.is_fsdp_enabled and "fsdp", "use nacre.Learner with a model that fully_shard cut"),
             (self.is_deepspeed_enabled and "deepspeed", "use DDP, which a launcher gives"),
             (len(self.label_names) > 1 and f"label_names={self.label_names}", "rows have one kind of label"),
         ):
             if asked:
-                raise BadSetting(f"the loss and the steps of a stage are the method's, so {asked} would go unheard: {cure}")
+                raise BadSetting(
+                    f"the loss and the steps of a stage are the method's, so {asked} would go unheard: {cure}"
+                )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._order is None else self._order
@@ -272,43 +284,3 @@ class _Steps(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._save_beside(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-class _Order(Sampler[int]):
-    """Positions of rows in the order of an epoch, as the method asks for it."""
-
-    def __init__(self, drive: Drive, size: int):
-        self.drive, self.size, self.epoch = drive, size, 0
-        self.rows = len(drive.order(0, size))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.drive.order(self.epoch, self.size).tolist())
-
-
-class _Positions(Dataset[int]):
-    """As many items as there are rows, each its own position: rows are read by the batch."""
-
-    def __init__(self, rows: int):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
-class _Taken:
-    """Makes positions into a batch of rows."""
-
-    def __init__(self, rows: Rows, label: str):
-        self.rows, self.label = rows, label
-
-    def __call__(self, positions: list[int]) -> dict[str, Any]:
-        return to_inputs(self.rows.take(torch.tensor(positions)), self.label)
