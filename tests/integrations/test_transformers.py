@@ -213,6 +213,11 @@ def test_a_model_of_transformers_grows_is_read_for_features_and_loads_again(tmp_
         ContinualTrainer(again, args, train_dataset=pictures((4, 5)), method=fresh, task=1).train(True)
     with pytest.raises(BadCheckpoint, match="task 1 was learned, and this is task 0"):
         ContinualTrainer(again, args, train_dataset=pictures((4, 5)), method=fresh, task=0).train(True)
+    fresh = compose(MIST(width=8, batch=16, free="bias|norm|^classifier"), ER(rows=4))
+    ContinualTrainer(again, args, train_dataset=pictures((4, 5)), method=fresh, task=1).train(
+        str(tmp_path / "1/checkpoint-2")
+    )
+    assert equal(again.state_dict(), model.state_dict()), "transformers writes some weights under other names"
     made.save_model(tmp_path / "kept")
     loaded = ViTForImageClassification.from_pretrained(tmp_path / "kept")
     assert torch.equal(loaded.classifier.weight, model.classifier.weight)

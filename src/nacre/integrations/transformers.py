@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -37,8 +38,9 @@ if importlib.util.find_spec("accelerate") is None:
     raise MissingExtra("the Trainer of transformers", "accelerate", "trainer")
 
 from accelerate.utils import extract_model_from_parallel
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 __all__ = ["ContinualMixin", "ContinualTrainer", "with_features"]
 
@@ -98,6 +100,7 @@ class ContinualMixin(Base):
         self.classes = 0  # width of the heads that grow
         self._stage = ExitStack()
         self._from: dict[str, Any] | None = None  # where a resumed stage stands; None outside of train()
+        self._folder: Path | None = None  # the checkpoint that is gone on with
         self._shares: deque[float] = deque()  # parts of the step's rows that its micro-batches hold
         self._order: Order | None = None
         self._given_optimizer = self.optimizer
@@ -120,6 +123,7 @@ class ContinualMixin(Base):
         if folder is True:
             assert self.args.output_dir is not None
             folder = get_last_checkpoint(self.args.output_dir)
+        self._folder = Path(folder) if folder else None
         if folder:
             self._from = stage.take_over(checkpoint.load(Path(folder) / FOLDER), self.method, model, self._with_rows())
         try:
@@ -207,6 +211,8 @@ class ContinualMixin(Base):
     def _begin(self) -> Drive:
         task = self._with_rows()
         assert self._from is not None and self.model is not None
+        if self._folder is not None:
+            _read_renamed(self.model, self._folder)
         drive = Drive(
             self.method, self.model, self._make, task,
             augment=self.augment, seed=self.args.seed, precision="bf16" if self.args.bf16 else "fp32", **self._from,
@@ -263,6 +269,17 @@ class ContinualMixin(Base):
             tree = stage.kept(self.drive, self.classes)
             if ranks.first():
                 checkpoint.save(folder / FOLDER, tree)
+
+
+def _read_renamed(model: Any, folder: Path) -> None:
+    """Load what the Trainer leaves out: transformers 5 writes the weights of some models under other names than they have."""
+    file = folder / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not file.is_file():
+        return
+    with safe_open(file, "pt") as held:
+        unread = set(held.keys()) - model.state_dict().keys()
+    if unread:
+        model.load_state_dict(type(model).from_pretrained(folder).state_dict())
 
 
 class ContinualTrainer(ContinualMixin, Trainer):
