@@ -30,6 +30,7 @@ from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, called, device_of, evaluating, forward, grow
 from .once import pass_over
+from .optim import inner
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
@@ -53,7 +54,7 @@ class Drive:
         model: The model, wrapped (DDP, compile) or not, or cut by `fully_shard`. What DDP wraps is called without it: the
             driver averages gradients itself, so a head may grow and weights may go unused.
         optimizer: A function from named parameters to an optimizer, which then also holds what the method adds; or an
-            optimizer; or None where nothing is trained.
+            optimizer, wrapped (accelerate) or not; or None where nothing is trained.
         task: What is to be learned.
         augment: Changes batches of raw rows before the forward pass.
         seed: Seeds orders, augmentation and, before each forward pass, the global generator that dropout draws from.
@@ -100,9 +101,10 @@ class Drive:
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.called, self.model = called(model), bare(model)
         self.in_parts = any(map(shards.is_sharded, self.model.parameters()))
-        self.given = optimizer
+        self.given = inner(optimizer) if isinstance(optimizer, Optimizer) else optimizer
         self.augment, self.seed, self.frozen_norms, self.precision = augment, seed, frozen_norms, precision
         self.start, self.begun = step, begun
+        self.counted = step  # steps of this stage that `stepped` and `left_out` were told of
         self.device = device_of(self.model)
         self.task = replace(
             task, device=str(self.device), augment=self._seen_at, outputs=self._outputs, objective=self._objective
@@ -130,7 +132,7 @@ class Drive:
             self.rows = self.method.shape_rows(self.task.train, self.task)
             if self.given is not None:
                 named = trainable(self.model, self.method)
-                self.optimizer = self.given if isinstance(self.given, Optimizer) else self.given(named)
+                self.optimizer = self.given if isinstance(self.given, Optimizer) else inner(self.given(named))
                 check_one_faced(self.task, self.optimizer)
                 if self.world > 1:
                     self.reducer = Reducer([p for group in self.optimizer.param_groups for p in group["params"]])
@@ -326,9 +328,11 @@ class Drive:
         return loss
 
     def stepped(self) -> None:
-        """Call after `optimizer.step()`. A step that did not take effect is forgotten."""
+        """Call after `optimizer.step()`. A step that did not take effect is forgotten, also one that a GradScaler left out."""
         pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
         self.lost = self.nothing
+        self.site.took_effect = self.site.step > self.counted
+        self.counted = self.site.step
         if self.site.took_effect and "after_step" in self.heard:
             for batch, out in exchanged(pending, self.device):
                 self.method.after_step(batch, out, self.site)
@@ -340,7 +344,7 @@ class Drive:
         """
         self.pending, self.pieces, self.shared = [], 0, 0.0
         self.lost = self.nothing
-        self.site.step = step
+        self.site.step = self.counted = step
         if self.reducer is not None:
             self.reducer.follow(self.model)  # the running statistics may be those of before
 

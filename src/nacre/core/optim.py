@@ -88,3 +88,10 @@ class MadeOptimizer:
             groups.append({"params": list(left.values())})
         make: Any = OPTIMIZERS[self.name]
         return make(groups, lr=self.lr, **self.options)
+
+
+def inner(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that steps, inside a wrapper such as accelerate's: hooks around its steps are the ones that fire."""
+    while isinstance(wrapped := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = wrapped
+    return optimizer

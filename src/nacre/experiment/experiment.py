@@ -18,6 +18,7 @@ from ..checkpoint import describing
 from ..core import ranks
 from ..core.errors import BadCheckpoint, NotSaved
 from ..core.run import Result, Run
+from ..integrations.trackers import check_trackers
 from ..learner import Learner, Listener
 from ..metrics import START, forget_peak
 from .config import Config
@@ -25,6 +26,7 @@ from .described import parts_of, versions_of
 from .export import export
 from .folder import Finished, Folder
 from .recorder import Observer, Recorder
+from .tracking import track
 from .trial import Trial, trial
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ class Experiment:
 
     def _run(self, folder: Folder | None, listeners: tuple[Listener, ...], first: Trial | None) -> Run:
         config = self.config
+        check_trackers(config.run.track)
         run = Run(
             config.run.name, "running", config.to_dict(), seeds=list(config.run.seeds), versions=versions_of(config)
         )
@@ -109,7 +112,8 @@ class Experiment:
         try:
             for seed in config.run.seeds:
                 made = first if first is not None and first.seed == seed else None
-                _Seed(self, run, folder, listeners).go(seed, made)
+                if _Seed(self, run, folder, listeners).go(seed, made):
+                    track(run, seed, None if folder is None else folder.path)
         except BaseException as error:
             failed = isinstance(error, Exception)
             run.status, run.error = ("failed", f"{type(error).__name__}: {error}") if failed else ("interrupted", "")
@@ -138,8 +142,8 @@ class _Seed(Listener):
     folder: Folder | None
     listeners: tuple[Listener, ...]
 
-    def go(self, seed: int, made: Trial | None) -> None:
-        """Learn the whole stream, from the newest checkpoint where there is one."""
+    def go(self, seed: int, made: Trial | None) -> bool:
+        """Learn the whole stream, from the newest checkpoint where there is one; whether anything was left to learn."""
         forget_peak()
         saved = self.folder.newest(seed) if self.folder is not None else None
         ranks.wait()  # all have read before one writes
@@ -151,7 +155,7 @@ class _Seed(Listener):
         learner = self.trial.learner
         if saved is not None:
             self._take_over(saved)
-        if not recorder.complete:
+        if left := not recorder.complete:
             for hears in self._observers():
                 hears.seed_begins(self.trial)
             try:
@@ -167,6 +171,7 @@ class _Seed(Listener):
             export(place, learner, self.trial.body, self.trial.split)
         for hears in self._observers():
             hears.seed_ends(self.trial, result)
+        return left
 
     def _learn(self) -> None:
         if self.trial.features is not None:

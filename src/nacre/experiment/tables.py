@@ -50,6 +50,10 @@ class RunTable(Table):
         'when a loss, gradient or weight is NaN or infinite: "stop", "skip" the step, or "rollback" to the last multiple of '
         "save_every (of 100 where that is 0) and leave out the batches up to the bad one, three times at most",
     )
+    track: list[str] = setting(
+        list,
+        "trackers that are sent the record of each seed when it ends: tensorboard, wandb, mlflow, trackio",
+    )
     plugins: list[str] = setting(list, "modules with parts of others, as --plugin imported them; a config imports none")
 
     def __post_init__(self) -> None:
