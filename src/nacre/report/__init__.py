@@ -1,6 +1,36 @@
-"""Run records as tables: for a terminal, as plain text, as markdown. Functions of the record alone."""
+"""Run records as tables, as a page and as a live view. Functions of the record alone."""
 
+from .files import (
+    COMPARED,
+    PAGE,
+    as_csv,
+    as_latex,
+    as_markdown,
+    level,
+    mean_matrix,
+    write_comparison,
+    write_report,
+)
+from .live import view
 from .sheet import Sheet, show
 from .tables import comparison, grid, matrix, references, settings_sheet
 
-__all__ = ["Sheet", "comparison", "grid", "matrix", "references", "settings_sheet", "show"]
+__all__ = [
+    "COMPARED",
+    "PAGE",
+    "Sheet",
+    "as_csv",
+    "as_latex",
+    "as_markdown",
+    "comparison",
+    "grid",
+    "level",
+    "matrix",
+    "mean_matrix",
+    "references",
+    "settings_sheet",
+    "show",
+    "view",
+    "write_comparison",
+    "write_report",
+]

@@ -36,7 +36,7 @@ def comparison_page(runs: Sequence[Run], levels: Sequence[plots.Level] = (), tex
     sections = [_settings(named), _paired(named), _curves(named, levels), _table(named), _matrices(named)]
     sections += [environment_section(named), *(s for s in (references_section(named),) if s.pieces)]
     title = " · ".join(run.name for run in named) if len(named) <= 3 else f"{named[0].name} and {len(named) - 1} others"
-    facts = sorted({words.many(len(run.seeds), "seed") for run in named})
+    facts = [words.many(len(named), "run"), f"seeds {', '.join(map(str, sorted({s for run in named for s in run.seeds})[:12]))}"]
     problem = " ".join(problems)
     return Page("Comparison of runs", title, "", facts, paragraphs, [], sections, "their run.json", problem)
 
@@ -59,10 +59,18 @@ def _settings(runs: Sequence[Run]) -> Section:
     if not differing:
         same = Callout("All settings are equal", "What differs below differs by chance, by machine or by version.")
         return Section("settings", "What differs", [same])
-    rows = [[place, *said] for place, said in differing]
-    sheet = Sheet(["setting", *(run.name for run in runs)], rows, "Settings that differ", left=len(runs) + 1)
     about = f"{words.many(len(differing), 'setting')} in which the runs differ; all others are equal."
-    return Section("settings", "What differs", [Table(sheet, wraps=True)], about)
+    chosen = words.telling(differing)
+    if len(chosen) == len(differing):
+        return Section("settings", "What differs", [_side_by_side(runs, differing, "Settings that differ")], about)
+    whole = Fold(f"All {len(differing)}", [_side_by_side(runs, differing, "All settings that differ")])
+    title = "Settings that differ; of parts that are not the same, names and rates"
+    return Section("settings", "What differs", [_side_by_side(runs, chosen, title), whole], about)
+
+
+def _side_by_side(runs: Sequence[Run], differing: Sequence[words.Difference], title: str) -> Table:
+    rows = [[place, *said] for place, said in differing]
+    return Table(Sheet(["setting", *(run.name for run in runs)], rows, title, left=len(runs) + 1), wraps=True)
 
 
 def _paired(runs: Sequence[Run]) -> Section:

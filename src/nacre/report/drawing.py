@@ -18,16 +18,16 @@ NAMES = ("ink", "muted", "line", "grid", "page", *(f"c{k}" for k in range(SERIES
 SENTINELS = {name: f"#fe{k:02x}fd" for k, name in enumerate(NAMES, 1)}
 """matplotlib knows no variables: each is drawn in a colour that nothing else has, which is then replaced."""
 PER_INCH = 72
-MARGINS = (46, 14, 42, 14)  # left, right, below, above, in CSS pixels
+MARGINS = (50, 14, 46, 14)  # left, right, below, above, in CSS pixels
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nacre",
     "text.parse_math": False,
-    "font.size": 11,
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
-    "legend.fontsize": 10.5,
+    "font.size": 12,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
+    "legend.fontsize": 11.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -71,6 +71,7 @@ def drawing(name: str, width: float = 520, height: float = 280) -> Iterator[Draw
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     colours = {
         "text.color": colour("ink"),
@@ -91,6 +92,7 @@ def drawing(name: str, width: float = 520, height: float = 280) -> Iterator[Draw
         figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         drawn = Drawn(axes)
         yield drawn
         text = StringIO()

@@ -52,7 +52,7 @@ def moved_section(run: Run) -> Section:
 def rest_callout(run: Run) -> Callout:
     """How many entries were asked to rest, and how many of them moved."""
     held = [row for r in run.results.values() for row in r.rest]
-    asked, moved = sum(row["asked"] for row in held), sum(row["moved"] for row in held)
+    asked, moved = any(row["asked"] for row in held), sum(row["moved"] for row in held)
     if not held:
         trained = any(r.curves.get("loss") for r in run.results.values())
         text = "The record does not tell of rest." if trained else "No stage took optimizer steps."
@@ -61,12 +61,26 @@ def rest_callout(run: Run) -> Callout:
         return Callout("Nothing was asked to rest", "No method kept entries still throughout a stage.")
     stages = [row for row in held if row["asked"]]
     most = max(stages, key=lambda row: row["asked"])
-    where = f"task{most['task']}, stage {most['stage']}"
-    part = f"At most {words.counted(most['asked'])} of the {words.counted(most['entries'])} entries in training ({where})"
-    text = f"{part}; the sum is over {words.many(len(stages), 'stage')} of training and {words.many(len(run.results), 'seed')}."
-    verdict = "Compared bit for bit when each stage ended." if not moved else "Rest was broken: this must not happen."
-    title = f"Asked to rest: {words.counted(asked)} entries. Moved: {words.counted(moved)}."
-    return Callout(title, f"{text} {verdict}", "bad" if moved else "good")
+    most_ = " at most" * (len({row["asked"] for row in stages}) > 1)
+    over = f"{words.many(len(stages), 'stage')} of training{', all seeds together' * (len(run.results) > 1)}"
+    part = f"Of the {words.counted(most['entries'])} entries that the optimizer held in task{most['task']}, stage {most['stage']}"
+    verdict = "Rest was broken, which must not happen." if moved else "Every one has the bits that it had before."
+    title = f"Asked to rest: {words.counted(most['asked'])} entries{most_}. Moved: {words.counted(moved)}."
+    return Callout(title, f"{part}; compared when a stage ended, over {over}. {verdict}", "bad" if moved else "good")
+
+
+def _rest_by_stage(run: Run) -> list[Piece]:
+    rows = [
+        [f"task{row['task']}", str(row["stage"]), str(seed), *(words.counted(row[k]) for k in ("entries", "asked", "moved"))]
+        for seed, result in run.results.items()
+        for row in result.rest
+        if row["asked"]
+    ]
+    header = ["task", "stage", "seed", "in training", "asked to rest", "moved"]
+    sheet = Sheet(header, [rows[k] for k in evenly(len(rows), ROWS)], "Entries that were asked to rest at every step of a stage")
+    if len(rows) > ROWS:
+        sheet.notes.append(f"{ROWS} of {len(rows)} stages are shown, evenly spread; run.json holds all.")
+    return [Fold("Rest stage by stage", [Table(sheet)])] if rows else []
 
 
 def _by_layer(run: Run) -> list[Piece]:
@@ -74,11 +88,16 @@ def _by_layer(run: Run) -> list[Piece]:
     if not far.rows or not far.columns:
         return []
     front = _front(far.rows)
-    shown = [Grid([n.removeprefix(front) for n in g.rows], g.columns, g.cells) for g in (far, share)]
+    shown = [
+        Grid([n.removeprefix(front) for n in g.rows], g.columns, [[Value(v.mean) for v in row] for row in g.cells])
+        for g in (far, share)
+    ]
     named = f" Names begin with “{front}”." if front else ""
+    named += f" Means over {len(run.results)} seeds." if len(run.results) > 1 else ""
     pieces: list[Piece] = [_distance(shown[0], named), _share(shown[1], named)]
     tensors = _tensors(run)
-    return [*pieces, Fold("Tensors one by one", [tensors])] if tensors is not None else pieces
+    tables = [Fold("Tensors one by one", [tensors])] if tensors is not None else []
+    return [*pieces, *tables, *_rest_by_stage(run)]
 
 
 def _front(names: Sequence[str]) -> str:
@@ -104,7 +123,7 @@ def _distance(grid: Grid, named: str) -> Heat:
         words.length,
         lambda v: 0.0 if v <= 0 else (1.0 if low == high else 0.08 + 0.92 * math.log(max(v, low) / low) / span),
         title="How far each layer moved, percent of its length",
-        about=f"A row a layer, a column a task; darker is farther, on a logarithmic scale.{named}",
+        about=f"A row a layer, a column a task; the stronger the colour the farther, on a logarithmic scale.{named}",
         corner="layer",
         scale="motion",
         ends=(words.length(Value(low)), words.length(Value(high))),

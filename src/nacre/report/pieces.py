@@ -49,6 +49,7 @@ class Card:
 
     name: str
     value: str
+    unit: str = ""
     spread: str = ""
     about: str = ""
 
@@ -70,6 +71,7 @@ class Table(Piece):
 
     sheet: Sheet
     wraps: bool = False  # whether its cells are texts, and no numbers
+    code: bool = False  # whether its title stands in a config
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .colours import SERIES, of_task
 from .drawing import colour, drawing
@@ -19,6 +19,8 @@ BARS = 60  # that stand side by side at most
 LINES = 12  # tasks that are drawn one by one at most
 POINTS = 600  # of a line at most
 LABEL = 24  # letters of a name in a plot
+TALL = 240  # CSS pixels of the axis of `each_task`
+LETTERS = 12  # CSS pixels that a line of text takes
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def each_task(name: str, rows: Sequence[str], columns: Sequence[str], cells: Seq
                     textcoords="offset points",
                     va="center",
                     color=hue,
-                    fontsize=9.5,
+                    fontsize=10.5,
                     annotation_clip=False,
                 )
         axes.set_xlabel("moment of measurement")
         _percents(axes, score)
         _whole(axes, len(rows))
         _apart(axes)
-        axes.figure.subplots_adjust(right=1 - 62 / 520)
+        axes.figure.subplots_adjust(right=1 - 66 / 520)
     return drawn.svg
 
 
@@ -183,7 +185,7 @@ def moved(name: str, values: Sequence[Value], label: str) -> str:
         axes.set_xlabel("task")
         axes.set_ylabel(label)
         _whole(axes, len(values))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
         known = [100 * v.mean for v in values if not math.isnan(v.mean)]
         if not known or max(known) <= 0:
             axes.set_ylim(0, 1)
@@ -272,23 +274,30 @@ def _mark(axes: Axes, drop: Drop) -> None:
     axes.plot([drop.at], [100 * drop.lowest - 1.6], "^", color=colour("c1"), markersize=7, markeredgewidth=0, zorder=5)
     text = f"−{abs(depth):.0f}"
     at = (drop.at, 100 * drop.lowest)
-    axes.annotate(text, at, (0, -18), textcoords="offset points", ha="center", color=colour("c1"), fontsize=10.5)
+    under = {"facecolor": colour("page"), "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+    axes.annotate(
+        text, at, (0, -20), textcoords="offset points", ha="center", color=colour("c1"), fontsize=10.5, bbox=under, zorder=6
+    )
 
 
 def _apart(axes: Axes) -> None:
-    """Push the labels of lines apart where they end at the same place."""
-    by_place: dict[float, list[object]] = {}
+    """Push the labels of lines apart where they end at the same place, inside the plot."""
     low, high = axes.get_ylim()
-    need = (high - low) * 11 / 244  # points of the axis that a line of text takes
+    pixels = TALL / (high - low)
+    by_place: dict[float, list[Any]] = {}
     for text in axes.texts:
         by_place.setdefault(text.xy[0], []).append(text)  # pyright: ignore[reportAttributeAccessIssue]
     for held in by_place.values():
-        above = math.inf
-        for text in sorted(held, key=lambda t: -t.xy[1]):  # pyright: ignore[reportAttributeAccessIssue]
-            y = text.xy[1]  # pyright: ignore[reportAttributeAccessIssue]
-            place = min(y, above - need)
-            text.set_position((5, (place - y) / (high - low) * 244))  # pyright: ignore[reportAttributeAccessIssue]
-            above = place
+        held.sort(key=lambda text: text.xy[1])
+        heights = [(text.xy[1] - low) * pixels for text in held]
+        for k in range(1, len(held)):
+            heights[k] = max(heights[k], heights[k - 1] + LETTERS)
+        ceiling = TALL + LETTERS / 2
+        for k in reversed(range(len(held))):
+            heights[k] = ceiling = min(heights[k], ceiling)
+            ceiling -= LETTERS
+        for text, height in zip(held, heights, strict=True):
+            text.set_position((5, height - (text.xy[1] - low) * pixels))
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], most: int = POINTS) -> tuple[list[float], list[float]]:

@@ -62,11 +62,11 @@ def _cards(run: Run) -> Cards:
     cards = []
     for name, (title, meaning) in about.items():
         mean, spread = run.figure(name)
-        unit = "" if math.isnan(mean) else " %" if name != "forgetting" else " points"
-        said = "–" if math.isnan(mean) else f"{100 * mean:.1f}{unit}"
-        cards.append(Card(title, said, "" if spread is None else f"± {100 * spread:.1f}", meaning))
-    training = run.figure("training")
-    cards.append(Card("Training", words.seconds(training[0]), "", "of one seed, testing left out"))
+        unit = "" if math.isnan(mean) else "%" if name != "forgetting" else "points"
+        said = "–" if math.isnan(mean) else f"{100 * mean:.1f}"
+        cards.append(Card(title, said, unit, "" if spread is None else f"± {100 * spread:.1f}", meaning))
+    value, _, unit = words.seconds(run.figure("training")[0]).partition(" ")
+    cards.append(Card("Training", value, unit, "", "of one seed, testing left out"))
     return Cards(cards)
 
 
@@ -97,7 +97,7 @@ def accuracy_section(run: Run, lines: Sequence[plots.Line], levels: Sequence[plo
     )
     tests = Plot(
         "Each task on its own",
-        f"{score.capitalize()} on each task's test rows; early tasks dark, late ones bright.",
+        f"{score.capitalize()} on each task's test rows; from the first task in violet to the last in amber.",
         plots.each_task("each-task", grid.rows, grid.columns, grid.cells, score),
     )
     mean = f", mean {'± spread ' if several else ''}over {words.many(len(run.results), 'seed')}" if several else ""
@@ -181,7 +181,7 @@ def _training(run: Run, shape: Result) -> Section:
         pieces.append(Text("There were no watch sets; with watch.every = 10 in the config there are curves and drops here."))
     x, y = figures.losses(shape)
     if x:
-        about = f"The stages' own losses, every tenth step at most.{of}"
+        about = f"What each stage minimised, noted every ten steps.{of}"
         pieces.append(Plot("Loss", about, plots.loss("loss", x, y, watch.borders), _losses(shape), wide=True))
     else:
         pieces.append(Text("No stage took optimizer steps, so there is no loss."))
@@ -277,7 +277,7 @@ def settings_section(run: Run) -> Section:
         parts = place.split(".")
         head = ".".join(parts[:2]) if parts[0] == "stage" and len(parts) > 2 else parts[0]
         tables.setdefault(head, []).append([place[len(head) + 1 :] or place, said])
-    pieces = [Table(Sheet(["setting", "value"], rows, f"[{head}]", left=2), wraps=True) for head, rows in tables.items()]
+    pieces = [Table(Sheet(["setting", "value"], rows, f"[{head}]", left=2), wraps=True, code=True) for head, rows in tables.items()]
     about = "With their defaults; what a stage was made of is given as it was resolved."
     return Section("settings", "Settings", [Fold(f"All {sum(map(len, tables.values()))} settings", pieces)], about)
 
@@ -296,10 +296,10 @@ def environment_section(runs: Sequence[Run]) -> Section:
             counts = data.get("rows") or {}
             digest, note = str(data.get("sha256", "-")), str(data.get("note") or "-")
             many = [str(counts.get(part, "-")) for part in ("train", "test")]
-            rows.append([run.name, str(data.get("source", "-")), *many, str(data.get("classes", "-")), digest[:16], note])
+            rows.append([run.name, str(data.get("source", "-")), note, digest[:12], *many, str(data.get("classes", "-"))])
     if rows:
-        header = ["run", "data", "train", "test", "classes", "sha256", "note"]
-        pieces.append(Table(Sheet(header, rows, "Data", left=2), wraps=True))
+        header = ["run", "data", "note", "sha256", "train rows", "test rows", "classes"]
+        pieces.append(Table(Sheet(header, rows, "Data", left=4), wraps=True))
     return Section("environment", "Environment", pieces)
 
 

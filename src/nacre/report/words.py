@@ -35,18 +35,15 @@ def length(value: Value) -> str:
     >>> length(Value(0.01234)), length(Value(0.0)), length(Value(2.5, 0.1))
     ('1.2', '0', '250 ± 10')
     """
-    if math.isnan(value.mean):
+    number = 100 * value.mean
+    if math.isnan(number):
         return "-"
-    spread = f" ± {_two(value.spread)}" if value.spread else ""
-    return _two(value.mean) + spread
-
-
-def _two(share: float) -> str:
-    number = 100 * share
     if number == 0:
         return "0"
+    if not 1e-4 <= abs(number) < 1e6:
+        return f"{number:.1e}"
     digits = max(0, 1 - math.floor(math.log10(abs(number))))
-    return f"{number:.{digits}f}" if 1e-4 <= abs(number) < 1e6 else f"{number:.1e}"
+    return f"{number:.{digits}f}" + (f" ± {100 * value.spread:.{digits}f}" if value.spread else "")
 
 
 def seconds(value: float) -> str:
@@ -213,9 +210,30 @@ def settings_of(run: Run) -> dict[str, str]:
     return flat({**tables, "stage": run.stages or run.settings.get("stage") or []})
 
 
-def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+Difference = tuple[str, list[str]]
+
+
+def differences(runs: Sequence[Run]) -> list[Difference]:
     """The settings in which runs differ, and what each says; "-" where it has no such setting."""
     each = [settings_of(run) for run in runs]
     places = list(dict.fromkeys(place for said in each for place in said if place != "run.name"))
     found = [(place, [said.get(place, "-") for said in each]) for place in places]
     return [(place, said) for place, said in found if len(set(said)) > 1]
+
+
+def telling(differing: Sequence[Difference]) -> list[Difference]:
+    """Those differences that say something by themselves: of two parts that are not the same their names, and rates.
+
+    >>> names, other = ("stage.0.methods.0.name", ["EWC", "SI"]), ("stage.0.methods.0.strength", ["100", "-"])
+    >>> telling([names, other, ("data.source", ["digits", "mnist"])])
+    [('stage.0.methods.0.name', ['EWC', 'SI']), ('data.source', ['digits', 'mnist'])]
+    """
+    others = {place.removesuffix("name") for place, _ in differing if place.endswith(".name")}
+    lone = {place.split(".")[1] for place, said in differing if place.startswith("stage.") and place.endswith(".when") and "-" in said}
+    found = []
+    for place, said in differing:
+        parts = place.split(".")
+        inside = any(place.startswith(front) for front in others) or (parts[0] == "stage" and parts[1] in lone)
+        if not inside or parts[-1] in ("name", "lr") or (len(parts) == 3 and parts[-1] in ("when", "epochs")):
+            found.append((place, said))
+    return found
