@@ -65,7 +65,8 @@ class Result:
         if name in self.summary:
             return self.summary[name]
         if name in ("moved", "relative"):
-            return max((row["total"][name] for row in self.motion.values()), default=NAN)
+            found = (row["total"][name] for row in self.motion.values())
+            return max((v for v in found if v is not None and not math.isnan(v)), default=NAN)  # a saved NaN is None
         if name == "stale":
             return float(len(self.stale[self.moments[-1]])) if self.moments and self.stale else NAN
         if name in ("training", "evaluation", "saving"):

@@ -10,7 +10,7 @@ from . import figures, plots, words
 from .colours import SERIES
 from .figures import Value, evenly
 from .pieces import Callout, Fold, Page, Piece, Plot, Section, Table, Text
-from .run_page import ROWS, environment_section, references_section, scores_heat
+from .run_page import LATER, ROWS, environment_section, references_section, scores_heat
 from .sheet import Sheet
 from .tables import comparison
 
@@ -141,7 +141,7 @@ def _matrices(runs: Sequence[Run]) -> Section:
     for run in runs[:MATRICES]:
         if any(result.moments for result in run.results.values()):
             score = run.score.get("name", "accuracy")
-            held = scores_heat(figures.scores(run), f"{run.name}: {score} in percent", score, 25)
+            held = scores_heat(figures.scores(run, LATER), f"{run.name}: {score} in percent", score)
             pieces.append(Fold(f"{run.name}: {percent(*run.figure('last'))} % at the end", [held]))
     if len(runs) > MATRICES:
         pieces.append(Text(f"The matrices of the first {MATRICES} runs are shown."))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ..core.run import NAN, Result, Run
@@ -37,7 +37,9 @@ def over(values: Iterable[float | None]) -> Value:
     (2.0, None)
     """
     known = [v for v in values if v is not None and math.isfinite(v)]
-    return Value(statistics.fmean(known) if known else NAN, statistics.stdev(known) if len(known) > 1 else None)
+    count = len(known)
+    mean = math.fsum(known) / count if known else NAN
+    return Value(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (count - 1)) if count > 1 else None)
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -53,23 +55,19 @@ def evenly(count: int, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Values by row and column.
+    """Values by row and column; of many rows or columns some, evenly spread.
 
     Attributes:
         rows: Names of the rows.
         columns: Names of the columns.
         cells: A row a list.
+        counts: How many rows and columns there are in all.
     """
 
     rows: list[str]
     columns: list[str]
     cells: list[list[Value]]
-
-    def thinned(self, rows: int, columns: int) -> Grid:
-        """The same with so many rows and columns at most."""
-        down, across = evenly(len(self.rows), rows), evenly(len(self.columns), columns)
-        cells = [[self.cells[i][j] for j in across] for i in down]
-        return Grid([self.rows[i] for i in down], [self.columns[j] for j in across], cells)
+    counts: tuple[int, int]
 
 
 def fullest(run: Run) -> Result | None:
@@ -77,13 +75,15 @@ def fullest(run: Run) -> Result | None:
     return max(run.results.values(), key=lambda r: len(r.moments), default=None)
 
 
-def scores(run: Run, seed: int | None = None) -> Grid:
-    """The matrix of a seed, or its mean over the seeds that measured at each place."""
+def scores(run: Run, most: int, seed: int | None = None) -> Grid:
+    """The matrix of a seed, or its mean over the seeds that measured at each place, with `most` rows and columns at most."""
     results = [run.results[seed]] if seed is not None else list(run.results.values())
     shape = max(results, key=lambda r: len(r.moments))
-    names = [t["name"] for t in shape.tests]
-    cells = [[over(_cell(r, i, j) for r in results) for j in range(len(names))] for i in range(len(shape.moments))]
-    return Grid(list(shape.moments), names, cells)
+    counts = (len(shape.moments), len(shape.tests))
+    down, across = (evenly(count, most) for count in counts)
+    cells = [[over(_cell(r, i, j) for r in results) for j in across] for i in down]
+    names = [shape.tests[j]["name"] for j in across]
+    return Grid([shape.moments[i] for i in down], names, cells, counts)
 
 
 def over_tasks(result: Result) -> list[float]:
@@ -117,7 +117,7 @@ def _of_test(result: Result, j: int, lower: bool) -> tuple[float, float, float, 
     if learned not in result.moments:
         return NAN, NAN, _cell(result, len(result.moments) - 1, j), NAN
     first = result.moments.index(learned)
-    seen = [_cell(result, i, j) for i in range(first, len(result.moments))]
+    seen = [row[j] if j < len(row) else NAN for row in result.matrix[first:]]
     earlier = [v for v in seen[:-1] if not math.isnan(v)]
     best = (min(earlier) if lower else max(earlier)) if earlier else seen[0]
     lost = ((seen[-1] - best) if lower else (best - seen[-1])) if earlier else NAN
@@ -206,8 +206,10 @@ def watch(result: Result) -> Watch:
             means.setdefault(part["task"], []).append((first + step, over(earlier.values()).mean, at))
     old_x = [x for points in means.values() for x, mean, _ in points if not math.isnan(mean)]
     old_y = [mean for points in means.values() for _, mean, _ in points if not math.isnan(mean)]
-    borders = sorted({(begun[key], key[0]) for key in begun if key[1] == min(s for t, s in begun if t == key[0])})
-    return Watch(curves, (old_x, old_y), borders, _drops(means))
+    borders: dict[int, float] = {}  # tasks, and where their first stage begins
+    for (task, _), first in sorted(begun.items()):
+        borders.setdefault(task, first)
+    return Watch(curves, (old_x, old_y), sorted((first, task) for task, first in borders.items()), _drops(means))
 
 
 def _drops(means: dict[int, list[tuple[float, float, dict[str, float]]]]) -> list[Drop]:
@@ -225,6 +227,7 @@ def _drops(means: dict[int, list[tuple[float, float, dict[str, float]]]]) -> lis
 # ------------------------------------------------------------------------------------------------------------------ motion
 
 
+@cache
 def layer_of(tensor: str) -> str:
     """The layer that a tensor belongs to: its name up to the first number, else the module that holds it.
 
@@ -235,18 +238,12 @@ def layer_of(tensor: str) -> str:
     return numbered[1] if numbered else tensor.rpartition(".")[0] or tensor
 
 
-def layers(result: Result) -> tuple[list[str], dict[str, dict[str, dict[str, float]]]]:
-    """The layers in order, and for each task that is held its layers' share of entries that moved and relative distance."""
-    names: dict[str, None] = {}
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for moment, row in result.motion.items():
-        together: dict[str, list[dict[str, Any]]] = {}
-        for tensor, held in (row.get("tensors") or {}).items():
-            together.setdefault(layer_of(tensor), []).append(held)
-        names |= dict.fromkeys(together)
-        if together:
-            found[moment] = {layer: _together(held) for layer, held in together.items()}
-    return list(names), found
+def _layers(result: Result, moment: str) -> dict[str, dict[str, float]]:
+    """Each layer's share of entries that moved and relative distance, in a task; empty where its tensors are not held."""
+    together: dict[str, list[dict[str, Any]]] = {}
+    for tensor, held in (result.motion.get(moment, {}).get("tensors") or {}).items():
+        together.setdefault(layer_of(tensor), []).append(held)
+    return {layer: _together(held) for layer, held in together.items()}
 
 
 def _together(held: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -257,15 +254,23 @@ def _together(held: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {"entries": entries, "moved": moved / entries if entries else 0.0, "relative": far / size if size else 0.0}
 
 
-def motion(run: Run, key: str) -> Grid:
-    """`moved` or `relative` by layer and task, over the seeds."""
-    each = [layers(r) for r in run.results.values()]
-    names = list(dict.fromkeys(name for found, _ in each for name in found))
-    moments = list(dict.fromkeys(m for _, held in each for m in held))
-    cells = [
-        [over(held.get(m, {}).get(name, {}).get(key) for _, held in each) for m in moments] for name in names
+def motion(run: Run, keys: Sequence[str], most: tuple[int, int]) -> list[Grid]:
+    """Figures by layer and task, `moved` or `relative`, over the seeds; with so many layers and tasks at most."""
+    results = list(run.results.values())
+    moments = list(dict.fromkeys(m for r in results for m, row in r.motion.items() if row.get("tensors")))
+    shown = [moments[k] for k in evenly(len(moments), most[1])]
+    each = [{m: _layers(r, m) for m in shown} for r in results]
+    names = list(dict.fromkeys(name for held in each for layers in held.values() for name in layers))
+    kept = [names[k] for k in evenly(len(names), most[0])]
+    return [
+        Grid(
+            kept,
+            shown,
+            [[over(held[m].get(name, {}).get(key) for held in each) for m in shown] for name in kept],
+            (len(names), len(moments)),
+        )
+        for key in keys
     ]
-    return Grid(names, moments, cells)
 
 
 def total_motion(run: Run, key: str) -> list[tuple[str, Value]]:

@@ -15,7 +15,7 @@ from .comparison_page import comparison_page, distinct
 from .figures import Value
 from .plots import Level, Line
 from .rendering import html
-from .run_page import run_page
+from .run_page import MATRIX, run_page
 from .sheet import Sheet
 from .tables import comparison, references
 
@@ -119,9 +119,9 @@ def as_latex(runs: Sequence[Run]) -> str:
 
 def mean_matrix(run: Run) -> Sheet:
     """The matrix over all seeds, thinned where it is large."""
-    grid = figures.scores(run)
-    shown = grid.thinned(40, 40)
-    rows = [[name, *map(words.percents, row)] for name, row in zip(shown.rows, shown.cells, strict=True)]
+    grid = figures.scores(run, MATRIX)
+    rows = [[name, *map(words.percents, row)] for name, row in zip(grid.rows, grid.cells, strict=True)]
     title = f"{run.name}: {run.score.get('name', 'accuracy')} in percent after each task (rows) on each test set (columns)"
-    notes = [f"{len(shown.rows)} of {len(grid.rows)} moments are shown."] if len(shown.rows) < len(grid.rows) else []
-    return Sheet(["after", *shown.columns], rows, title, notes)
+    counts = zip((grid.rows, grid.columns), grid.counts, ("moments", "test sets"), strict=True)
+    notes = [f"{len(some)} of {count} {what} are shown." for some, count, what in counts if len(some) < count]
+    return Sheet(["after", *grid.columns], rows, title, notes)

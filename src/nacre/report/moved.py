@@ -84,12 +84,12 @@ def _rest_by_stage(run: Run) -> list[Piece]:
 
 
 def _by_layer(run: Run) -> list[Piece]:
-    far, share = (figures.motion(run, key) for key in ("relative", "moved"))
+    far, share = figures.motion(run, ("relative", "moved"), (LAYERS, TASKS))
     if not far.rows or not far.columns:
         return []
     front = _front(far.rows)
     shown = [
-        Grid([n.removeprefix(front) for n in g.rows], g.columns, [[Value(v.mean) for v in row] for row in g.cells])
+        Grid([n.removeprefix(front) for n in g.rows], g.columns, [[Value(v.mean) for v in row] for row in g.cells], g.counts)
         for g in (far, share)
     ]
     named = f" Names begin with “{front}”." if front else ""
@@ -127,7 +127,6 @@ def _distance(grid: Grid, named: str) -> Heat:
         corner="layer",
         scale="motion",
         ends=(words.length(Value(low)), words.length(Value(high))),
-        most=(LAYERS, TASKS),
         what=("layers", "tasks"),
     )
 
@@ -142,7 +141,6 @@ def _share(grid: Grid, named: str) -> Heat:
         corner="layer",
         scale="motion",
         ends=("0", "100"),
-        most=(LAYERS, TASKS),
         what=("layers", "tasks"),
     )
 

@@ -215,10 +215,9 @@ def heat(
     corner: str,
     scale: str,
     ends: tuple[str, str],
-    most: tuple[int, int] = (40, 40),
     what: tuple[str, str] = ("moments", "test sets"),
 ) -> Heat:
-    """A grid as a table with coloured cells; of many rows or columns, some, and a note says how many.
+    """A grid as a table with coloured cells; where it holds some of the rows or columns alone, a note says how many.
 
     Args:
         grid: The values.
@@ -229,14 +228,12 @@ def heat(
         corner: What rows and columns are.
         scale: `score` or `motion`.
         ends: What the ends of the scale mean.
-        most: Rows and columns that are shown.
         what: What rows and columns are called in notes.
     """
-    shown = grid.thinned(*most)
     rows = [
         (name, [Cell(say(v), "" if math.isnan(v.mean) else f"{scale}-{step(share(v.mean))}") for v in row])
-        for name, row in zip(shown.rows, shown.cells, strict=True)
+        for name, row in zip(grid.rows, grid.cells, strict=True)
     ]
-    counts = zip((len(shown.rows), len(shown.columns)), (len(grid.rows), len(grid.columns)), what, strict=True)
+    counts = zip((len(grid.rows), len(grid.columns)), grid.counts, what, strict=True)
     notes = [f"{few} of {all_} {of} are shown, evenly spread; run.json holds all." for few, all_, of in counts if few < all_]
-    return Heat(title, about, corner, shown.columns, rows, scale, ends, notes)
+    return Heat(title, about, corner, grid.columns, rows, scale, ends, notes)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from .colours import SERIES, of_task
 from .drawing import colour, drawing
-from .figures import Drop, Value, Watch, evenly
+from .figures import Drop, Grid, Value, Watch, evenly
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+HALF = 460  # CSS pixels of a plot that has another one beside it
 WIDE = 1060  # CSS pixels of a plot that takes the whole width
 BARS = 60  # that stand side by side at most
 LINES = 12  # tasks that are drawn one by one at most
 POINTS = 600  # of a line at most
 LABEL = 24  # letters of a name in a plot
-TALL = 240  # CSS pixels of the axis of `each_task`
+TALL = 210  # CSS pixels of the axis of `each_task`
 LETTERS = 12  # CSS pixels that a line of text takes
 
 
@@ -63,9 +64,9 @@ def short(name: str, most: int = LABEL) -> str:
     return plain if len(plain) <= most else plain[: most - 1] + "…"
 
 
-def over_tasks(name: str, lines: Sequence[Line], levels: Sequence[Level], score: str, width: float = 520) -> str:
+def over_tasks(name: str, lines: Sequence[Line], levels: Sequence[Level], score: str, width: float = HALF) -> str:
     """The mean score over the tasks learned so far, after each task; a band is the spread over the seeds."""
-    with drawing(name, width, 300) as drawn:
+    with drawing(name, width, 270 if width == HALF else 300) as drawn:
         axes = drawn.axes
         longest = max((len(line.values) for line in lines), default=0)
         for line in lines:
@@ -80,21 +81,23 @@ def over_tasks(name: str, lines: Sequence[Line], levels: Sequence[Level], score:
     return drawn.svg
 
 
-def each_task(name: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Value]], score: str) -> str:
+def each_task(name: str, grid: Grid, score: str) -> str:
     """The score of each test set after each moment."""
-    with drawing(name, 520, 300) as drawn:
+    columns, cells = grid.columns, grid.cells
+    moments = [k + 1 for k in evenly(grid.counts[0], len(grid.rows))]
+    with drawing(name, HALF, 270) as drawn:
         axes = drawn.axes
         shown = evenly(len(columns), LINES)
         for j in shown:
             y = [100 * row[j].mean for row in cells]
             last = max((i for i, v in enumerate(y) if not math.isnan(v)), default=None)
             hue = colour(of_task(j, len(columns)))
-            few = len(rows) <= 40
-            axes.plot(range(1, len(y) + 1), y, color=hue, marker="o" if few else "", markersize=3.5, linewidth=1.6)
+            few = len(moments) <= 20
+            axes.plot(moments, y, color=hue, marker="o" if few else "", markersize=3.5, linewidth=1.6)
             if last is not None and len(shown) <= LINES:
                 axes.annotate(
                     short(columns[j], 9),
-                    (last + 1, y[last]),
+                    (moments[last], y[last]),
                     (5, 0),
                     textcoords="offset points",
                     va="center",
@@ -104,9 +107,9 @@ def each_task(name: str, rows: Sequence[str], columns: Sequence[str], cells: Seq
                 )
         axes.set_xlabel("moment of measurement")
         _percents(axes, score)
-        _whole(axes, len(rows))
+        _whole(axes, grid.counts[0])
         _apart(axes)
-        axes.figure.subplots_adjust(right=1 - 66 / 520)
+        axes.figure.subplots_adjust(right=1 - 66 / HALF)
     return drawn.svg
 
 
@@ -179,7 +182,7 @@ def loss(name: str, x: Sequence[float], y: Sequence[float], borders: Sequence[tu
 
 def moved(name: str, values: Sequence[Value], label: str) -> str:
     """A figure of motion for each task."""
-    with drawing(name, 520, 210) as drawn:
+    with drawing(name, HALF, 190) as drawn:
         axes = drawn.axes
         _line(axes, Line("", values), many=len(values) > 40)
         axes.set_xlabel("task")

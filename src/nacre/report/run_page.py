@@ -13,6 +13,8 @@ from .pieces import Bar, Callout, Card, Cards, Fold, Heat, Page, Piece, Plot, Se
 from .pieces import References as ReferenceList
 from .sheet import Sheet
 
+MATRIX = 40  # rows, and columns, of the matrix
+LATER = 25  # likewise, of those of single seeds and of runs that are compared
 SEEDS = 12  # that are shown one by one
 ROWS = 200  # of a table that only repeats what is drawn
 
@@ -77,7 +79,7 @@ def accuracy_section(run: Run, lines: Sequence[plots.Line], levels: Sequence[plo
     """The matrix, and the curves that are read off it."""
     score = run.score.get("name", "accuracy")
     several = len(run.results) > 1
-    grid = figures.scores(run)
+    grid = figures.scores(run, MATRIX)
     mine = plots.Line(run.name, figures.mean_curve(run))
     every = [mine, *lines]
     tasks = max(len(line.values) for line in every)
@@ -98,20 +100,20 @@ def accuracy_section(run: Run, lines: Sequence[plots.Line], levels: Sequence[plo
     tests = Plot(
         "Each task on its own",
         f"{score.capitalize()} on each task's test rows; from the first task in violet to the last in amber.",
-        plots.each_task("each-task", grid.rows, grid.columns, grid.cells, score),
+        plots.each_task("each-task", grid, score),
     )
     mean = f", mean {'± spread ' if several else ''}over {words.many(len(run.results), 'seed')}" if several else ""
     pieces: list[Piece] = [scores_heat(grid, f"{score.capitalize()} in percent{mean}", score), Side([curve, tests])]
     if several:
         shown = list(run.results)[:SEEDS]
-        folds = [scores_heat(figures.scores(run, s), f"Seed {s}: {score} in percent", score, 25) for s in shown]
+        folds = [scores_heat(figures.scores(run, LATER, s), f"Seed {s}: {score} in percent", score) for s in shown]
         left = len(run.results) - len(shown)
         more = [Text(f"Seeds beyond the first {SEEDS} are left out here ({left}); run.json holds them.")] if left else []
         pieces.append(Fold("Seeds one by one", [_per_seed(run), *folds, *more]))
     return Section("accuracy", score.capitalize(), pieces)
 
 
-def scores_heat(grid: Grid, title: str, score: str, most: int = 40) -> Heat:
+def scores_heat(grid: Grid, title: str, score: str) -> Heat:
     """A matrix of scores."""
     known = [v.mean for row in grid.cells for v in row if not math.isnan(v.mean)]
     low, high = (0.0, 1.0) if "accuracy" in score else (min(known, default=0.0), max(known, default=1.0))
@@ -125,7 +127,6 @@ def scores_heat(grid: Grid, title: str, score: str, most: int = 40) -> Heat:
         corner="after",
         scale="score",
         ends=(percent(low), percent(high)),
-        most=(most, most),
     )
 
 
@@ -295,7 +296,7 @@ def environment_section(runs: Sequence[Run]) -> Section:
         if data:
             counts = data.get("rows") or {}
             digest, note = str(data.get("sha256", "-")), str(data.get("note") or "-")
-            many = [str(counts.get(part, "-")) for part in ("train", "test")]
+            many = [words.counted(counts[part]) if part in counts else "-" for part in ("train", "test")]
             rows.append([run.name, str(data.get("source", "-")), note, digest[:12], *many, str(data.get("classes", "-"))])
     if rows:
         header = ["run", "data", "note", "sha256", "train rows", "test rows", "classes"]

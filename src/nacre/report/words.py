@@ -229,11 +229,13 @@ def telling(differing: Sequence[Difference]) -> list[Difference]:
     [('stage.0.methods.0.name', ['EWC', 'SI']), ('data.source', ['digits', 'mnist'])]
     """
     others = {place.removesuffix("name") for place, _ in differing if place.endswith(".name")}
-    lone = {place.split(".")[1] for place, said in differing if place.startswith("stage.") and place.endswith(".when") and "-" in said}
+    lone = {f"stage.{place.split('.')[1]}." for place, said in differing if place.endswith(".when") and "-" in said}
     found = []
     for place, said in differing:
-        parts = place.split(".")
-        inside = any(place.startswith(front) for front in others) or (parts[0] == "stage" and parts[1] in lone)
-        if not inside or parts[-1] in ("name", "lr") or (len(parts) == 3 and parts[-1] in ("when", "epochs")):
+        inside = [front for front in others if place.startswith(front) and place != f"{front}name"]
+        rate = place.endswith(".optimizer.lr") and not any(place.startswith(stage) for stage in lone)
+        of_lone = [stage for stage in lone if place.startswith(stage)]
+        told = not of_lone or ".methods." in place or place.endswith(".when")
+        if rate or (told and not inside):
             found.append((place, said))
     return found
