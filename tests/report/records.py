@@ -66,7 +66,9 @@ def odd() -> dict[str, Run]:
     stale, broken = run(), run()
     stale.results[0].stale["task3"] = [0, 1, 2]
     broken.results[1].rest[2]["moved"] = 7
-    broken.results[0].nonfinite = [{"task": 1, "stage": 0, "step": 3, "tensor": "<i>", "done": "skipped", "back_to": None}]
+    broken.results[0].nonfinite = [
+        {"task": 1, "stage": 0, "step": 3, "tensor": "<i>", "done": "skipped", "back_to": None}
+    ]
     told = run(papers={name: f"{name} (2020)" for name in ODD}, fidelity={}, name=ODD[0])
     told.versions["device"] = ODD[1]
     told.settings["data"]["source"] = ODD[0]

@@ -101,7 +101,9 @@ def comparison_beside(runs: Sequence[Run], folder: Path, bounds: Sequence[dict[s
     try:
         return write_comparison(runs, folder / COMPARED, [level(bound) for bound in bounds], text)
     except Exception as error:
-        logger.warning("the runs are whole, but their page could not be made (%s): nacre report %s --html", error, folder)
+        logger.warning(
+            "the runs are whole, but their page could not be made (%s): nacre report %s --html", error, folder
+        )
         return None
 
 

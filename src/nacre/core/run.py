@@ -40,8 +40,8 @@ class Result:
         summary: Figures read off the matrix, by name.
         motion: Moment -> what had moved since its task began: `total`, and `tensors` by name.
         stale: Moment -> tasks that were answered with statistics of another backbone.
-        rest: For each stage (`task`, `stage`) how many `entries` it trained, how many of these were `asked` to rest at each of its
-            steps, and how many of those `moved` all the same.
+        rest: For each stage (`task`, `stage`) how many `entries` it trained, how many of these were `asked` to rest at each of
+            its steps, and how many of those `moved` all the same.
         nonfinite: Where a loss, a gradient or a weight became NaN or infinite, which tensor was the first, and what was done.
         seconds: Time of `training`, `evaluation` and `saving`.
         peak_memory_bytes: The most memory used.

@@ -1,4 +1,4 @@
-"""Says about once a second where a run stands, in a small file that `nacre watch` reads. Changes nothing, and never fails a run."""
+"""Says about once a second where a run stands, in a small file that `nacre watch` reads. Changes nothing, fails no run."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ black or white, whichever contrasts more, which is never below 4.5 to 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 STEPS = 20
@@ -136,7 +135,7 @@ def _oklab(colour: str) -> list[float]:
         0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b,
         0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b,
     )
-    x, y, z = (math.cbrt(c) if hasattr(math, "cbrt") else c ** (1 / 3) for c in cones)
+    x, y, z = (c ** (1 / 3) for c in cones)
     return [
         0.2104542553 * x + 0.7936177850 * y - 0.0040720468 * z,
         1.9779984951 * x - 2.4285922050 * y + 0.4505937099 * z,

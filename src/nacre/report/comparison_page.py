@@ -36,7 +36,10 @@ def comparison_page(runs: Sequence[Run], levels: Sequence[plots.Level] = (), tex
     sections = [_settings(named), _paired(named), _curves(named, levels), _table(named), _matrices(named)]
     sections += [environment_section(named), *(s for s in (references_section(named),) if s.pieces)]
     title = " · ".join(run.name for run in named) if len(named) <= 3 else f"{named[0].name} and {len(named) - 1} others"
-    facts = [words.many(len(named), "run"), f"seeds {', '.join(map(str, sorted({s for run in named for s in run.seeds})[:12]))}"]
+    facts = [
+        words.many(len(named), "run"),
+        f"seeds {', '.join(map(str, sorted({s for run in named for s in run.seeds})[:12]))}",
+    ]
     problem = " ".join(problems)
     return Page("Comparison of runs", title, "", facts, paragraphs, [], sections, "their run.json", problem)
 
@@ -87,7 +90,9 @@ def _paired(runs: Sequence[Run]) -> Section:
             each = [gain for _, gain in figures.paired(run, first, name)]
             cells.append(signed(figures.over(each)))
         seeds = [str(seed) for seed, _ in figures.paired(run, first, "last")]
-        rows.append([run.name, ", ".join(seeds[:10]) + ", …" * (len(seeds) > 10) or "-", _verdict(gains[run.name]), *cells])
+        rows.append(
+            [run.name, ", ".join(seeds[:10]) + ", …" * (len(seeds) > 10) or "-", _verdict(gains[run.name]), *cells]
+        )
     header = ["run", "seeds", "better in", *FIGURES]
     title = f"Difference to {first.name} in points, mean ± spread over the pairs"
     notes = ["Runs of one seed meet the same rows in the same order; for forgetting, less is better."]
@@ -126,7 +131,9 @@ def _curves(runs: Sequence[Run], levels: Sequence[plots.Level]) -> Section:
         [str(i + 1), *(words.percents(line.values[i]) if i < len(line.values) else "-" for line in lines)]
         for i in evenly(longest, ROWS)
     ]
-    sheet = Sheet(["tasks learned", *(line.name for line in lines)], rows, f"Mean {score} over the tasks learned, percent")
+    sheet = Sheet(
+        ["tasks learned", *(line.name for line in lines)], rows, f"Mean {score} over the tasks learned, percent"
+    )
     about = f"Mean {score} over the tasks learned so far, after each task; a band is the spread over the seeds."
     svg = plots.over_tasks("over-tasks", lines, levels, score, plots.WIDE)
     return Section("curves", "Curves", [Plot(f"{score.capitalize()} over tasks", about, svg, sheet, wide=True)])
@@ -146,4 +153,3 @@ def _matrices(runs: Sequence[Run]) -> Section:
     if len(runs) > MATRICES:
         pieces.append(Text(f"The matrices of the first {MATRICES} runs are shown."))
     return Section("matrices", "Matrices", pieces or [Text("Nothing was measured.")])
-

@@ -85,7 +85,7 @@ def drawing(name: str, width: float = 520, height: float = 280) -> Iterator[Draw
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font of the layout lacks: the page brings its own
         mpl.rcParams.update(mpl.rcParamsDefault)  # pictures do not depend on somebody's matplotlibrc
-        mpl.rcParams.update({**STYLE, **colours})
+        mpl.rcParams.update(STYLE | colours)
         figure = Figure(figsize=(width / PER_INCH, height / PER_INCH))
         figure.patch.set_alpha(0)
         left, right, bottom, top = MARGINS

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from ..core.run import NAN, Result, Run
@@ -215,7 +216,7 @@ def watch(result: Result) -> Watch:
 def _drops(means: dict[int, list[tuple[float, float, dict[str, float]]]]) -> list[Drop]:
     """Each task's lowest mean of earlier tasks, beside the same tasks' mean when they were scored last before it."""
     found, tasks = [], sorted(means)
-    for previous, task in zip(tasks, tasks[1:], strict=False):
+    for previous, task in pairwise(tasks):
         points = [(x, mean) for x, mean, _ in means[task] if not math.isnan(mean)]
         if points:
             at, lowest = min(points, key=lambda p: p[1])
@@ -285,7 +286,9 @@ def _total(result: Result, moment: str, key: str) -> float | None:
 
 def paired(one: Run, other: Run, figure: str) -> list[tuple[int, float]]:
     """Seeds that both runs have, and the figure of the one minus that of the other."""
-    pairs = [(s, r.figure(figure) - other.results[s].figure(figure)) for s, r in one.results.items() if s in other.results]
+    pairs = [
+        (s, r.figure(figure) - other.results[s].figure(figure)) for s, r in one.results.items() if s in other.results
+    ]
     return [(seed, gain) for seed, gain in pairs if not math.isnan(gain)]
 
 

@@ -121,7 +121,9 @@ def mean_matrix(run: Run) -> Sheet:
     """The matrix over all seeds, thinned where it is large."""
     grid = figures.scores(run, MATRIX)
     rows = [[name, *map(words.percents, row)] for name, row in zip(grid.rows, grid.cells, strict=True)]
-    title = f"{run.name}: {run.score.get('name', 'accuracy')} in percent after each task (rows) on each test set (columns)"
+    title = (
+        f"{run.name}: {run.score.get('name', 'accuracy')} in percent after each task (rows) on each test set (columns)"
+    )
     counts = zip((grid.rows, grid.columns), grid.counts, ("moments", "test sets"), strict=True)
     notes = [f"{len(some)} of {count} {what} are shown." for some, count, what in counts if len(some) < count]
     return Sheet(["after", *grid.columns], rows, title, notes)

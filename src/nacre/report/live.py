@@ -61,7 +61,9 @@ def view(run: Run, now: Progress | None, width: int = 80, at: float | None = Non
         if len(run.results) > 1:
             done = ", ".join(f"seed {s} {percent(r.figure('last'))}" for s, r in run.results.items() if r.moments)
             parts += [Text(), Text(f"last, percent: {done}")]
-    return Panel(Group(*parts), title=Text(words_of(run.name), style="bold"), title_align="left", box=box.ROUNDED, padding=(1, 2))
+    return Panel(
+        Group(*parts), title=Text(words_of(run.name), style="bold"), title_align="left", box=box.ROUNDED, padding=(1, 2)
+    )
 
 
 def words_of(name: str) -> str:

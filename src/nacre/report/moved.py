@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 from ..core.run import Run
 from . import figures, plots, words
@@ -25,9 +25,12 @@ def moved_section(run: Run) -> Section:
     if not share:
         return Section("motion", "Motion", [*pieces, Text("No motion was measured.")])
     rows = [
-        [m, words.percents(v), words.length(far[k][1])] for k, (m, v) in ((k, share[k]) for k in evenly(len(share), ROWS))
+        [m, words.percents(v), words.length(far[k][1])]
+        for k, (m, v) in ((k, share[k]) for k in evenly(len(share), ROWS))
     ]
-    numbers = Sheet(["task", "entries that moved, %", "length of the move, % of the weights"], rows, "Motion of all tensors")
+    numbers = Sheet(
+        ["task", "entries that moved, %", "length of the move, % of the weights"], rows, "Motion of all tensors"
+    )
     if len(share) > 1:
         drawn = [
             Plot(
@@ -46,7 +49,9 @@ def moved_section(run: Run) -> Section:
     else:
         pieces.append(Table(numbers))
     pieces += _by_layer(run)
-    return Section("motion", "Motion", pieces, "What changed in the weights that answers are made with, buffers included.")
+    return Section(
+        "motion", "Motion", pieces, "What changed in the weights that answers are made with, buffers included."
+    )
 
 
 def rest_callout(run: Run) -> Callout:
@@ -63,7 +68,8 @@ def rest_callout(run: Run) -> Callout:
     most = max(stages, key=lambda row: row["asked"])
     most_ = " at most" * (len({row["asked"] for row in stages}) > 1)
     over = f"{words.many(len(stages), 'stage')} of training{', all seeds together' * (len(run.results) > 1)}"
-    part = f"Of the {words.counted(most['entries'])} entries that the optimizer held in task{most['task']}, stage {most['stage']}"
+    place = f"task{most['task']}, stage {most['stage']}"
+    part = f"Of the {words.counted(most['entries'])} entries that the optimizer held in {place}"
     verdict = "Rest was broken, which must not happen." if moved else "Every one has the bits that it had before."
     title = f"Asked to rest: {words.counted(most['asked'])} entries{most_}. Moved: {words.counted(moved)}."
     return Callout(title, f"{part}; compared when a stage ended, over {over}. {verdict}", "bad" if moved else "good")
@@ -71,13 +77,20 @@ def rest_callout(run: Run) -> Callout:
 
 def _rest_by_stage(run: Run) -> list[Piece]:
     rows = [
-        [f"task{row['task']}", str(row["stage"]), str(seed), *(words.counted(row[k]) for k in ("entries", "asked", "moved"))]
+        [
+            f"task{row['task']}",
+            str(row["stage"]),
+            str(seed),
+            *(words.counted(row[k]) for k in ("entries", "asked", "moved")),
+        ]
         for seed, result in run.results.items()
         for row in result.rest
         if row["asked"]
     ]
     header = ["task", "stage", "seed", "in training", "asked to rest", "moved"]
-    sheet = Sheet(header, [rows[k] for k in evenly(len(rows), ROWS)], "Entries that were asked to rest at every step of a stage")
+    sheet = Sheet(
+        header, [rows[k] for k in evenly(len(rows), ROWS)], "Entries that were asked to rest at every step of a stage"
+    )
     if len(rows) > ROWS:
         sheet.notes.append(f"{ROWS} of {len(rows)} stages are shown, evenly spread; run.json holds all.")
     return [Fold("Rest stage by stage", [Table(sheet)])] if rows else []
@@ -89,7 +102,12 @@ def _by_layer(run: Run) -> list[Piece]:
         return []
     front = _front(far.rows)
     shown = [
-        Grid([n.removeprefix(front) for n in g.rows], g.columns, [[Value(v.mean) for v in row] for row in g.cells], g.counts)
+        Grid(
+            [n.removeprefix(front) for n in g.rows],
+            g.columns,
+            [[Value(v.mean) for v in row] for row in g.cells],
+            g.counts,
+        )
         for g in (far, share)
     ]
     named = f" Names begin with “{front}”." if front else ""
@@ -107,10 +125,11 @@ def _front(names: Sequence[str]) -> str:
     ('body.net.', 'body.')
     """
     inner = [name for name in names if name.partition(".")[0] != "head"]
-    front = commonprefix(inner).rpartition(".")[0] if len(inner) > 1 else ""
-    while front and any(name[len(front) + 1 :].isdigit() for name in inner):
-        front = front.rpartition(".")[0]
-    return f"{front}." if front else ""
+    parts = [name.split(".") for name in inner]
+    shared = [words_[0] for words_ in takewhile(lambda at: len(set(at)) == 1, zip(*parts, strict=False))]
+    while shared and any(len(p) == len(shared) or (len(p) == len(shared) + 1 and p[-1].isdigit()) for p in parts):
+        shared.pop()
+    return "".join(f"{word}." for word in shared)
 
 
 def _distance(grid: Grid, named: str) -> Heat:

@@ -235,5 +235,7 @@ def heat(
         for name, row in zip(grid.rows, grid.cells, strict=True)
     ]
     counts = zip((len(grid.rows), len(grid.columns)), grid.counts, what, strict=True)
-    notes = [f"{few} of {all_} {of} are shown, evenly spread; run.json holds all." for few, all_, of in counts if few < all_]
+    notes = [
+        f"{few} of {all_} {of} are shown, evenly spread; run.json holds all." for few, all_, of in counts if few < all_
+    ]
     return Heat(title, about, corner, grid.columns, rows, scale, ends, notes)

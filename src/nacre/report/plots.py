@@ -102,7 +102,7 @@ def each_task(name: str, grid: Grid, score: str) -> str:
                     textcoords="offset points",
                     va="center",
                     color=hue,
-                    fontsize=10.5,
+                    fontsize=11.5,
                     annotation_clip=False,
                 )
         axes.set_xlabel("moment of measurement")
@@ -203,7 +203,9 @@ def paired(name: str, gains: Mapping[str, Sequence[float]], hues: Sequence[str])
         axes.grid(visible=False, axis="y")
         for k, (_, each) in enumerate(gains.items()):
             points = [100 * v for v in each]
-            axes.plot(points, [k] * len(points), "o", color=colour(hues[k]), markersize=7, alpha=0.65, markeredgewidth=0)
+            axes.plot(
+                points, [k] * len(points), "o", color=colour(hues[k]), markersize=7, alpha=0.65, markeredgewidth=0
+            )
             if points:
                 mean = sum(points) / len(points)
                 axes.plot([mean, mean], [k - 0.28, k + 0.28], color=colour("ink"), linewidth=2)
@@ -279,7 +281,15 @@ def _mark(axes: Axes, drop: Drop) -> None:
     at = (drop.at, 100 * drop.lowest)
     under = {"facecolor": colour("page"), "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
     axes.annotate(
-        text, at, (0, -20), textcoords="offset points", ha="center", color=colour("c1"), fontsize=10.5, bbox=under, zorder=6
+        text,
+        at,
+        (0, -20),
+        textcoords="offset points",
+        ha="center",
+        color=colour("c1"),
+        fontsize=10.5,
+        bbox=under,
+        zorder=6,
     )
 
 

@@ -87,7 +87,9 @@ def accuracy_section(run: Run, lines: Sequence[plots.Line], levels: Sequence[plo
         [str(i + 1), *(words.percents(line.values[i]) if i < len(line.values) else "-" for line in every)]
         for i in evenly(tasks, ROWS)
     ]
-    numbers = Sheet(["tasks learned", *(line.name for line in every)], rows, f"Mean {score} over the tasks learned, percent")
+    numbers = Sheet(
+        ["tasks learned", *(line.name for line in every)], rows, f"Mean {score} over the tasks learned, percent"
+    )
     numbers.notes += [f"{level.name}: {words.percents(level.value)} after the last task" for level in levels]
     beside = " Dashed: what it is compared with." if lines or levels else ""
     band = " The band is the spread over the seeds." if several else ""
@@ -108,7 +110,9 @@ def accuracy_section(run: Run, lines: Sequence[plots.Line], levels: Sequence[plo
         shown = list(run.results)[:SEEDS]
         folds = [scores_heat(figures.scores(run, LATER, s), f"Seed {s}: {score} in percent", score) for s in shown]
         left = len(run.results) - len(shown)
-        more = [Text(f"Seeds beyond the first {SEEDS} are left out here ({left}); run.json holds them.")] if left else []
+        more = (
+            [Text(f"Seeds beyond the first {SEEDS} are left out here ({left}); run.json holds them.")] if left else []
+        )
         pieces.append(Fold("Seeds one by one", [_per_seed(run), *folds, *more]))
     return Section("accuracy", score.capitalize(), pieces)
 
@@ -150,7 +154,9 @@ def _forgetting(run: Run) -> Section:
         sheet.notes.append(f"{len(rows)} of {len(tasks)} test sets are shown, evenly spread; run.json holds all.")
     if all(math.isnan(v.mean) for v in lost):
         why = "It takes a task that was tested again after another one was learned."
-        return Section("forgetting", "Forgetting", [Callout("Nothing that could have been forgotten", why), Table(sheet)])
+        return Section(
+            "forgetting", "Forgetting", [Callout("Nothing that could have been forgotten", why), Table(sheet)]
+        )
     some = "" if len(tasks) <= plots.BARS else f" {plots.BARS} of {len(tasks)} tasks are drawn, evenly spread."
     bars = Plot(
         "Points lost by each task",
@@ -179,7 +185,9 @@ def _training(run: Run, shape: Result) -> Section:
         svg = plots.watching("watch", watch, order, score)
         pieces.append(Plot("What earlier tasks went through", about, svg, _drops(watch), wide=True))
     else:
-        pieces.append(Text("There were no watch sets; with watch.every = 10 in the config there are curves and drops here."))
+        pieces.append(
+            Text("There were no watch sets; with watch.every = 10 in the config there are curves and drops here.")
+        )
     x, y = figures.losses(shape)
     if x:
         about = f"What each stage minimised, noted every ten steps.{of}"
@@ -205,7 +213,9 @@ def _losses(shape: Result) -> Sheet:
     for k in evenly(len(curves), ROWS):
         curve = curves[k]
         ends = [_number(v) for v in (curve["loss"][0], curve["loss"][-1])]
-        rows.append([f"task{curve['task']}", str(curve["stage"]), str(curve["steps"]), *ends, _number(max_of(curve["lr"]))])
+        rows.append(
+            [f"task{curve['task']}", str(curve["stage"]), str(curve["steps"]), *ends, _number(max_of(curve["lr"]))]
+        )
     return Sheet(["task", "stage", "steps", "first loss", "last loss", "highest rate"], rows, "Loss of each stage")
 
 
@@ -229,7 +239,9 @@ def _stale(run: Run) -> Section:
         [str(s), m, str(len(tasks)), ", ".join(map(str, tasks[:12])) + (", …" if len(tasks) > 12 else "")]
         for s, m, tasks in (found[k] for k in evenly(len(found), ROWS))
     ]
-    sheet = Sheet(["seed", "after", "stale", "tasks"], rows, "Tasks answered with statistics of another backbone", left=2)
+    sheet = Sheet(
+        ["seed", "after", "stale", "tasks"], rows, "Tasks answered with statistics of another backbone", left=2
+    )
     last = over(r.figure("stale") for r in run.results.values())
     cure = 'Tune on the first task only (when = "first"), or expect these tasks to seem forgotten.'
     title = f"At the end {last.mean:g} tasks were answered with statistics of an older backbone"
@@ -245,9 +257,17 @@ def _trouble(run: Run) -> list[Section]:
         [str(seed), *("-" if event.get(k) is None else str(event[k]) for k in keys)]
         for seed, event in (events[k] for k in evenly(len(events), ROWS))
     ]
-    sheet = Sheet(["seed", *(k.replace("_", " ") for k in keys)], rows, "Where a loss, a gradient or a weight was not finite")
+    sheet = Sheet(
+        ["seed", *(k.replace("_", " ") for k in keys)], rows, "Where a loss, a gradient or a weight was not finite"
+    )
     title = f"NaN or infinity came up {words.many(len(events), 'time')}"
-    return [Section("nonfinite", "NaN and infinity", [Callout(title, "What was done goes by on_nonfinite.", "bad"), Table(sheet)])]
+    return [
+        Section(
+            "nonfinite",
+            "NaN and infinity",
+            [Callout(title, "What was done goes by on_nonfinite.", "bad"), Table(sheet)],
+        )
+    ]
 
 
 # --------------------------------------------------------------------------------------------------- cost, settings, sources
@@ -278,7 +298,10 @@ def settings_section(run: Run) -> Section:
         parts = place.split(".")
         head = ".".join(parts[:2]) if parts[0] == "stage" and len(parts) > 2 else parts[0]
         tables.setdefault(head, []).append([place[len(head) + 1 :] or place, said])
-    pieces = [Table(Sheet(["setting", "value"], rows, f"[{head}]", left=2), wraps=True, code=True) for head, rows in tables.items()]
+    pieces = [
+        Table(Sheet(["setting", "value"], rows, f"[{head}]", left=2), wraps=True, code=True)
+        for head, rows in tables.items()
+    ]
     about = "With their defaults; what a stage was made of is given as it was resolved."
     return Section("settings", "Settings", [Fold(f"All {sum(map(len, tables.values()))} settings", pieces)], about)
 
@@ -288,7 +311,9 @@ def environment_section(runs: Sequence[Run]) -> Section:
     names = list(dict.fromkeys(name for run in runs for name in run.versions))
     rows = [[name, *(run.versions.get(name, "-") for run in runs)] for name in names]
     header = ["", "version"] if len(runs) == 1 else ["", *(run.name for run in runs)]
-    pieces: list[Piece] = [Table(Sheet(header, rows, "What the numbers depend on beside the settings", left=len(header)))]
+    pieces: list[Piece] = [
+        Table(Sheet(header, rows, "What the numbers depend on beside the settings", left=len(header)))
+    ]
     rows = []
     for run in runs:
         found = figures.fullest(run)
@@ -297,7 +322,9 @@ def environment_section(runs: Sequence[Run]) -> Section:
             counts = data.get("rows") or {}
             digest, note = str(data.get("sha256", "-")), str(data.get("note") or "-")
             many = [words.counted(counts[part]) if part in counts else "-" for part in ("train", "test")]
-            rows.append([run.name, str(data.get("source", "-")), note, digest[:12], *many, str(data.get("classes", "-"))])
+            rows.append(
+                [run.name, str(data.get("source", "-")), note, digest[:12], *many, str(data.get("classes", "-"))]
+            )
     if rows:
         header = ["run", "data", "note", "sha256", "train rows", "test rows", "classes"]
         pieces.append(Table(Sheet(header, rows, "Data", left=4), wraps=True))
@@ -308,4 +335,6 @@ def references_section(runs: Sequence[Run]) -> Section:
     """The papers of all methods that ran, each once."""
     entries = {e.method: e for run in runs for e in words.references(run)}
     pieces = [ReferenceList(list(entries.values()))] if entries else []
-    return Section("references", "References", pieces, "How sure we are that a method is the published one stands beside it.")
+    return Section(
+        "references", "References", pieces, "How sure we are that a method is the published one stands beside it."
+    )

@@ -56,16 +56,16 @@ class Sheet:
         return "\n".join([*parts, line(self.header), sides, *map(line, self.rows), *notes]).rstrip()
 
     def latex(self) -> str:
-        """A table for LaTeX with the package booktabs; its title is a comment above it.
+        r"""A table for LaTeX with the package booktabs; its title is a comment above it.
 
         >>> print(Sheet(["", "last_1"], [["a & b", "73.4 ± 0.1"]]).latex())
-        \\begin{tabular}{lr}
-        \\toprule
-         & last\\_1 \\\\
-        \\midrule
-        a \\& b & $73.4 \\pm 0.1$ \\\\
-        \\bottomrule
-        \\end{tabular}
+        \begin{tabular}{lr}
+        \toprule
+         & last\_1 \\
+        \midrule
+        a \& b & $73.4 \pm 0.1$ \\
+        \bottomrule
+        \end{tabular}
         """
         sides = "l" * self.left + "r" * (len(self.header) - self.left)
         title = [f"% {' '.join(self.title.split())}"] if self.title else []

@@ -107,7 +107,9 @@ def what_was_run(run: Run) -> str:
     counts += [f"{many(rows['train'], 'row')} to learn from"] if "train" in rows else []
     counts += [f"{counted(rows['test'])} to be tested on"] if "test" in rows else []
     body = settings.get("backbone") or {}
-    model = f"The backbone {body.get('source', 'unknown')}{', frozen,' if body.get('frozen') else ''} was carried through"
+    model = (
+        f"The backbone {body.get('source', 'unknown')}{', frozen,' if body.get('frozen') else ''} was carried through"
+    )
     first = f"{model} {source} as a {kind} stream{': ' + listed(counts) if counts else ''}."
     first += ARRIVES.get(str(stream.get("arrival")), "")
     told = " Prediction was told which task a row comes from." if stream.get("told") else ""
@@ -129,9 +131,7 @@ def _stage(stage: Mapping[str, Any], place: int) -> str:
     optimizer = stage.get("optimizer")
     if not isinstance(optimizer, Mapping):
         return f"{then} {method} read the features out."
-    length_ = (
-        many(stage["steps"], "step") if stage.get("steps") else many(int(stage.get("epochs") or 1), "epoch")
-    )
+    length_ = many(stage["steps"], "step") if stage.get("steps") else many(int(stage.get("epochs") or 1), "epoch")
     rate = f" with a rate of {optimizer['lr']:g}" if isinstance(optimizer.get("lr"), (int, float)) else ""
     return f"{then} {method} learned for {length_}{' each' if on == 'On each task' else ''} by {optimizer.get('name')}{rate}."
 
@@ -164,7 +164,9 @@ def how_it_stands(run: Run) -> str:
         case "failed":
             return f"The run failed: {run.error or 'it does not say why'}.{lacking} What was measured before is shown."
         case "interrupted":
-            return f"The run was interrupted; `nacre resume` goes on with it.{lacking} What was measured before is shown."
+            return (
+                f"The run was interrupted; `nacre resume` goes on with it.{lacking} What was measured before is shown."
+            )
         case "running":
             return f"The run had not ended when this page was made.{lacking}"
     return ""
