@@ -121,8 +121,8 @@ def colours(browser: Any) -> dict[str, list[str]]:
           const back = getComputedStyle(node).backgroundColor; if (!back.includes(', 0)')) return hex(back); } };
         const found = {};
         for (const kind of ['body', '.intro p', '.facts span', '.contents a', '.meaning', '.note', 'figcaption .about',
-                            'caption', '.callout p', 'summary', '.sheet td', '.sheet thead th', '.cells td', '.cells th', 'footer p',
-                            '.references a', '.fidelity', '.status', '.scheme'])
+                            'caption', '.callout p', 'summary', '.sheet td', '.sheet thead th', '.cells td', '.cells th',
+                            'footer p', '.references a', '.fidelity', '.status', '.scheme'])
           for (const node of document.querySelectorAll(kind))
             found[kind + '|' + node.className] = [hex(getComputedStyle(node).color), behind(node)];
         return found;"""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .colours import SERIES, TASKS
 
@@ -73,7 +73,7 @@ def drawing(name: str, width: float = 520, height: float = 280) -> Iterator[Draw
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    colours = {
+    given: dict[Any, Any] = STYLE | {
         "text.color": colour("ink"),
         "axes.labelcolor": colour("muted"),
         "xtick.color": colour("muted"),
@@ -85,7 +85,7 @@ def drawing(name: str, width: float = 520, height: float = 280) -> Iterator[Draw
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font of the layout lacks: the page brings its own
         mpl.rcParams.update(mpl.rcParamsDefault)  # pictures do not depend on somebody's matplotlibrc
-        mpl.rcParams.update(STYLE | colours)
+        mpl.rcParams.update(given)
         figure = Figure(figsize=(width / PER_INCH, height / PER_INCH))
         figure.patch.set_alpha(0)
         left, right, bottom, top = MARGINS
