@@ -50,6 +50,8 @@ def recorded(name: str) -> Run:
     if not (folder / "run.json").is_file():
         told = {"run": {"name": name, "seeds": [0, 1, 2], "threads": 1}, "stage": STAGES[name]}
         Experiment(Config.of({**DIGITS, **told})).run(folder)
+    elif Run.load(folder).status != "finished":
+        Experiment(Config.load(folder)).resume(folder)
     return Run.load(folder)
 
 
