@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 import sys
 import tempfile
@@ -77,9 +78,7 @@ def shoot(driver: webdriver.Chrome, page: Path, to: str, scheme: str, width: int
     height = min(driver.execute_script("return document.documentElement.scrollHeight") - top, TALL)
     clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-    image = (
-        Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    )
+    image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
     image.save(PICTURES / to, optimize=True)
     bytes_ = (PICTURES / to).stat().st_size
     print(f"{to}: {width} x {height:.0f}, {bytes_ / 1000:.0f} kB")
@@ -95,7 +94,9 @@ def watched(run: Run) -> None:
     now = Progress("training", 0, 3, 5, 0, 1, 22, 40, 0.24, 0.0, time.time() - 40, time.time(), losses)
     console = Console(record=True, width=84, file=io.StringIO())
     console.print(view(shown, now, 84))
-    console.save_svg(str(PICTURES / "watch.svg"), title="nacre watch runs/ewc-er", unique_id="watch")
+    svg = console.export_svg(title="nacre watch runs/ewc-er", unique_id="watch")
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # fonts that would be fetched
+    (PICTURES / "watch.svg").write_text(svg, encoding="utf-8")
 
 
 def main() -> None:

@@ -11,8 +11,6 @@ import click
 from ..core.errors import BadData, BadSetting
 from ..core.run import Run
 from ..report import (
-    COMPARED,
-    PAGE,
     as_csv,
     as_latex,
     as_markdown,
@@ -24,6 +22,7 @@ from ..report import (
     write_comparison,
     write_report,
 )
+from ..report.files import COMPARED, PAGE
 
 logger = logging.getLogger(__name__)
 BESIDE = ""  # what `--html` holds where no file was named

@@ -1,8 +1,6 @@
 """Run records as tables, as a page and as a live view. Functions of the record alone."""
 
 from .files import (
-    COMPARED,
-    PAGE,
     as_csv,
     as_latex,
     as_markdown,
@@ -16,8 +14,6 @@ from .sheet import Sheet, show
 from .tables import comparison, grid, matrix, references, settings_sheet
 
 __all__ = [
-    "COMPARED",
-    "PAGE",
     "Sheet",
     "as_csv",
     "as_latex",

@@ -193,7 +193,7 @@ def flat(tree: Any, place: str = "") -> dict[str, str]:
         return {k: v for name, inner in tree.items() for k, v in flat(inner, _below(place, str(name))).items()}
     if isinstance(tree, list) and any(isinstance(inner, Mapping) for inner in tree):
         return {k: v for i, inner in enumerate(tree) for k, v in flat(inner, _below(place, str(i))).items()}
-    return {place: _plain(tree)}
+    return {} if tree == [] and place.endswith(".methods") else {place: _plain(tree)}  # plain fine-tuning names none
 
 
 def _below(place: str, name: str) -> str:
