@@ -1,4 +1,7 @@
-"""The commands of `nacre`. Nothing heavy is imported until a command needs it."""
+"""The commands of `nacre`. Nothing heavy is imported until a command needs it.
+
+It is over 300 lines because all commands and their options stand in one place, and none does anything here.
+"""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ from . import figures, plots, words
 from .colours import SERIES
 from .figures import Value, evenly
 from .pieces import Callout, Fold, Page, Piece, Plot, Section, Table, Text
-from .run_page import LATER, ROWS, environment_section, references_section, scores_heat
+from .run_page import LATER, ROWS, scores_heat
 from .sheet import Sheet
+from .sources import environment_section, references_section
 from .tables import comparison
 
 FIGURES = ("last", "average", "learning", "forgetting")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .colours import SERIES, of_task
 from .drawing import colour, drawing
-from .figures import Drop, Grid, Value, Watch, evenly
+from .figures import Grid, Value, evenly
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ HALF = 460  # CSS pixels of a plot that has another one beside it
 WIDE = 1060  # CSS pixels of a plot that takes the whole width
 BARS = 60  # that stand side by side at most
 LINES = 12  # tasks that are drawn one by one at most
-POINTS = 600  # of a line at most
 LABEL = 24  # letters of a name in a plot
 TALL = 210  # CSS pixels of the axis of `each_task`
 LETTERS = 12  # CSS pixels that a line of text takes
@@ -74,10 +73,10 @@ def over_tasks(name: str, lines: Sequence[Line], levels: Sequence[Level], score:
         for k, level in enumerate(levels):
             _level(axes, level, f"c{(k + 6) % SERIES}")
         axes.set_xlabel("tasks learned")
-        _percents(axes, score)
+        percents(axes, score)
         _whole(axes, longest)
         if len(lines) + len(levels) > 1:
-            _legend(axes, len(lines) + len(levels))
+            legend(axes, len(lines) + len(levels))
     return drawn.svg
 
 
@@ -106,7 +105,7 @@ def each_task(name: str, grid: Grid, score: str) -> str:
                     annotation_clip=False,
                 )
         axes.set_xlabel("moment of measurement")
-        _percents(axes, score)
+        percents(axes, score)
         _whole(axes, grid.counts[0])
         _apart(axes)
         axes.figure.subplots_adjust(right=1 - 66 / HALF)
@@ -133,50 +132,6 @@ def forgetting(name: str, tests: Sequence[str], values: Sequence[Value]) -> str:
         axes.set_ylabel("points lost")
         axes.set_xlim(-0.7, max(len(shown), 4) - 0.3)
         _room(axes, [v for v in y if not math.isnan(v)])
-    return drawn.svg
-
-
-def watching(name: str, watch: Watch, order: Sequence[str], score: str) -> str:
-    """The watch sets while training goes on; behind each border the lowest mean of earlier tasks is marked."""
-    with drawing(name, WIDE, 340) as drawn:
-        axes = drawn.axes
-        place = {test: k for k, test in enumerate(order)}
-        known = [test for test in order if test in watch.curves]
-        for k in evenly(len(known), LINES):
-            x, y = _thinned(*watch.curves[known[k]])
-            hue = colour(of_task(place[known[k]], len(order)))
-            axes.plot(x, [100 * v for v in y], color=hue, linewidth=1.1, alpha=0.75, label=short(known[k], 14))
-        x, y = _thinned(*watch.old)
-        if x:
-            axes.plot(x, [100 * v for v in y], color=colour("ink"), linewidth=2.2, label="mean of earlier tasks")
-        for k in evenly(len(watch.borders), 50):
-            axes.axvline(watch.borders[k][0], color=colour("muted"), linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-        marked = sorted(watch.drops, key=lambda d: d.lowest - d.before)[:20]
-        for drop in marked:
-            _mark(axes, drop)
-        axes.set_xlabel("steps, over all tasks; dotted lines: a new task begins")
-        _percents(axes, score)
-        axes.set_ylim(-4, 104)
-        axes.margins(x=0.01)
-        _legend(axes, len(known) + 1, outside=True)
-    return drawn.svg
-
-
-def loss(name: str, x: Sequence[float], y: Sequence[float], borders: Sequence[tuple[float, int]]) -> str:
-    """The loss over the steps of the whole run."""
-    with drawing(name, WIDE, 230) as drawn:
-        axes = drawn.axes
-        x, y = _thinned(x, y, 2 * POINTS)
-        known = [v for v in y if math.isfinite(v)]
-        axes.plot(x, y, color=colour("c0"), linewidth=1.4)
-        for k in evenly(len(borders), 50):
-            axes.axvline(borders[k][0], color=colour("muted"), linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-        if known and min(known) > 0 and max(known) > 50 * min(known):
-            axes.set_yscale("log")
-            axes.minorticks_off()
-        axes.set_xlabel("steps, over all tasks")
-        axes.set_ylabel("loss")
-        axes.margins(x=0.01)
     return drawn.svg
 
 
@@ -242,7 +197,8 @@ def _level(axes: Axes, level: Level, name: str) -> None:
         axes.axhspan(mean - 100 * spread, mean + 100 * spread, color=colour(name), alpha=0.13, linewidth=0)
 
 
-def _percents(axes: Axes, score: str) -> None:
+def percents(axes: Axes, score: str) -> None:
+    """Name the axis of a score, and keep an accuracy between 0 and 100."""
     axes.set_ylabel(f"{short(score, 30)}, %")
     if "accuracy" in score:
         low, high = axes.get_ylim()
@@ -263,34 +219,13 @@ def _whole(axes: Axes, count: int) -> None:
     axes.set_xlim(0.6, max(count, 2) + 0.4)
 
 
-def _legend(axes: Axes, count: int, outside: bool = False) -> None:
+def legend(axes: Axes, count: int, outside: bool = False) -> None:
+    """Say which line is which: where there is room, or to the right of a wide plot."""
     if outside:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.4, labelspacing=0.35)
         axes.figure.subplots_adjust(right=1 - 176 / WIDE)
     else:
         axes.legend(loc="best", handlelength=2.2, labelspacing=0.35, ncols=1 if count <= 6 else 2)
-
-
-def _mark(axes: Axes, drop: Drop) -> None:
-    """The lowest point behind a border, and how deep it is."""
-    depth = 100 * (drop.lowest - drop.before)
-    if math.isnan(depth) or depth > -0.5:
-        return
-    axes.plot([drop.at], [100 * drop.lowest - 1.6], "^", color=colour("c1"), markersize=7, markeredgewidth=0, zorder=5)
-    text = f"−{abs(depth):.0f}"
-    at = (drop.at, 100 * drop.lowest)
-    under = {"facecolor": colour("page"), "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-    axes.annotate(
-        text,
-        at,
-        (0, -20),
-        textcoords="offset points",
-        ha="center",
-        color=colour("c1"),
-        fontsize=10.5,
-        bbox=under,
-        zorder=6,
-    )
 
 
 def _apart(axes: Axes) -> None:
@@ -311,8 +246,3 @@ def _apart(axes: Axes) -> None:
             ceiling -= LETTERS
         for text, height in zip(held, heights, strict=True):
             text.set_position((5, height - (text.xy[1] - low) * pixels))
-
-
-def _thinned(x: Sequence[float], y: Sequence[float], most: int = POINTS) -> tuple[list[float], list[float]]:
-    kept = evenly(len(x), most)
-    return [x[k] for k in kept], [y[k] for k in kept]

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from ..core.run import Result, Run, percent
-from . import figures, plots, words
+from . import figures, plots, training_plots, words
 from .figures import Grid, Value, evenly, over
 from .moved import moved_section
 from .pieces import Bar, Callout, Card, Cards, Fold, Heat, Page, Piece, Plot, Section, Share, Side, Table, Text, heat
-from .pieces import References as ReferenceList
 from .sheet import Sheet
+from .sources import environment_section, references_section, settings_section
 
 MATRIX = 40  # rows, and columns, of the matrix
 LATER = 25  # likewise, of those of single seeds and of runs that are compared
@@ -182,7 +182,7 @@ def _training(run: Run, shape: Result) -> Section:
         known = sum(name in watch.curves for name in order)
         some = f" {plots.LINES} of {known} test sets are drawn, evenly spread." if known > plots.LINES else ""
         about = f"Fixed samples of the test sets, scored while training went on. ▲: the lowest point behind a border.{some}{of}"
-        svg = plots.watching("watch", watch, order, score)
+        svg = training_plots.watching("watch", watch, order, score)
         pieces.append(Plot("What earlier tasks went through", about, svg, _drops(watch), wide=True))
     else:
         pieces.append(
@@ -191,7 +191,7 @@ def _training(run: Run, shape: Result) -> Section:
     x, y = figures.losses(shape)
     if x:
         about = f"What each stage minimised, noted every ten steps.{of}"
-        pieces.append(Plot("Loss", about, plots.loss("loss", x, y, watch.borders), _losses(shape), wide=True))
+        pieces.append(Plot("Loss", about, training_plots.loss("loss", x, y, watch.borders), _losses(shape), wide=True))
     else:
         pieces.append(Text("No stage took optimizer steps, so there is no loss."))
     return Section("training", "While it trained", pieces)
@@ -270,7 +270,7 @@ def _trouble(run: Run) -> list[Section]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------- cost, settings, sources
+# --------------------------------------------------------------------------------------------------- cost
 
 
 def _cost(run: Run) -> Section:
@@ -289,52 +289,3 @@ def _cost(run: Run) -> Section:
     sheet = Sheet(["", *kinds, "most memory"], rows, "Time and memory of each seed")
     title = f"{words.seconds(whole)} for a seed, at most {words.memory(run.figure('peak')[0])} of memory"
     return Section("cost", "Time and memory", [Bar(title, shares), Table(sheet)])
-
-
-def settings_section(run: Run) -> Section:
-    """Every setting, by table."""
-    tables: dict[str, list[list[str]]] = {}
-    for place, said in words.settings_of(run).items():
-        parts = place.split(".")
-        head = ".".join(parts[:2]) if parts[0] == "stage" and len(parts) > 2 else parts[0]
-        tables.setdefault(head, []).append([place[len(head) + 1 :] or place, said])
-    pieces = [
-        Table(Sheet(["setting", "value"], rows, f"[{head}]", left=2), wraps=True, code=True)
-        for head, rows in tables.items()
-    ]
-    about = "With their defaults; what a stage was made of is given as it was resolved."
-    return Section("settings", "Settings", [Fold(f"All {sum(map(len, tables.values()))} settings", pieces)], about)
-
-
-def environment_section(runs: Sequence[Run]) -> Section:
-    """Versions, and what was learned from."""
-    names = list(dict.fromkeys(name for run in runs for name in run.versions))
-    rows = [[name, *(run.versions.get(name, "-") for run in runs)] for name in names]
-    header = ["", "version"] if len(runs) == 1 else ["", *(run.name for run in runs)]
-    pieces: list[Piece] = [
-        Table(Sheet(header, rows, "What the numbers depend on beside the settings", left=len(header)))
-    ]
-    rows = []
-    for run in runs:
-        found = figures.fullest(run)
-        data = found.data if found is not None else {}
-        if data:
-            counts = data.get("rows") or {}
-            digest, note = str(data.get("sha256", "-")), str(data.get("note") or "-")
-            many = [words.counted(counts[part]) if part in counts else "-" for part in ("train", "test")]
-            rows.append(
-                [run.name, str(data.get("source", "-")), note, digest[:12], *many, str(data.get("classes", "-"))]
-            )
-    if rows:
-        header = ["run", "data", "note", "sha256", "train rows", "test rows", "classes"]
-        pieces.append(Table(Sheet(header, rows, "Data", left=4), wraps=True))
-    return Section("environment", "Environment", pieces)
-
-
-def references_section(runs: Sequence[Run]) -> Section:
-    """The papers of all methods that ran, each once."""
-    entries = {e.method: e for run in runs for e in words.references(run)}
-    pieces = [ReferenceList(list(entries.values()))] if entries else []
-    return Section(
-        "references", "References", pieces, "How sure we are that a method is the published one stands beside it."
-    )
