@@ -138,6 +138,14 @@ def test_a_run_tells_where_it_stands_and_is_not_disturbed(tmp_path: Path):
     assert not (tmp_path / "seen" / FILE).exists()
 
 
+def test_a_run_whose_seeds_are_complete_is_resumed(tmp_path: Path):
+    """Such seeds end without having begun, and their numbers need not include the first default, 0."""
+    told = config("stream.tasks=2", "run.seeds=[7, 8]")
+    Experiment(told).run(tmp_path)
+    (tmp_path / "run.json").unlink()
+    assert Experiment(told).resume(tmp_path).status == "finished"
+
+
 def test_a_disk_that_cannot_be_written_to_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise OSError("no room")

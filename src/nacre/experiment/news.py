@@ -37,7 +37,7 @@ class News(Observer):
         self.next = 0.0  # when to write again
 
     def seed_begins(self, trial: Trial) -> None:
-        self.told.seed, self.told.tasks, self.told.steps = trial.seed, trial.tasks, 0
+        self._meet(trial)
         self._tell(trial.learner, "preparing")
 
     def stage_begins(self, learner: Learner, stage: Stage, total: int) -> None:
@@ -62,11 +62,15 @@ class News(Observer):
         self._tell(trial.learner, "preparing")
 
     def seed_ends(self, trial: Trial, result: Result) -> None:
+        self._meet(trial)  # one that was complete when the run was resumed did not begin
         self._tell(trial.learner, "preparing")
 
     def end(self) -> None:
         """The run is over: its record says how it went."""
         remove(self.folder / FILE)
+
+    def _meet(self, trial: Trial) -> None:
+        self.told.seed, self.told.tasks, self.told.steps = trial.seed, trial.tasks, 0
 
     def _tell(self, learner: Learner, doing: str) -> None:
         told = self.told
