@@ -169,7 +169,13 @@ def test_a_comparison_is_resumed_as_a_whole(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("nacre.cli.work.default_comparison", lambda changes: several)
     done = call("run", "--out", tmp_path / "both")
     assert done.exit_code == 0, done.output
-    assert {p.name for p in (tmp_path / "both").iterdir()} == {"1-a", "2-b", "comparison.md", "comparison.json"}
+    assert {p.name for p in (tmp_path / "both").iterdir()} == {
+        "1-a",
+        "2-b",
+        "comparison.md",
+        "comparison.json",
+        "compare.html",
+    }
     assert "Seen." in done.stdout and "Seen." in (tmp_path / "both" / "comparison.md").read_text()
     assert len(json.loads((tmp_path / "both" / "comparison.json").read_text())["runs"]) == 2
     (tmp_path / "both" / "2-b" / "run.json").unlink()

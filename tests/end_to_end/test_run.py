@@ -39,6 +39,7 @@ KEYS = {
         "summary",
         "motion",
         "stale",
+        "rest",
         "nonfinite",
         "seconds",
         "peak_memory_bytes",

@@ -6,6 +6,7 @@ import click
 import numpy as np
 
 from nacre.cli import work
+from nacre.core.run import Run
 from tests.errors.row import Place, Row
 from tests.errors.rows_files import npy, npz
 
@@ -15,6 +16,14 @@ SMALL = '[backbone]\nsource = "mlp:64-16"\n[[stage]]\nmethods = ["SimpleCIL"]\n'
 def small(at: Place, *words: str) -> None:
     """Run a small config."""
     at.command("run", at.write("small.toml", SMALL), *words)
+
+
+COMPARED = '{"format": "nacre-comparison-1", "rows": [], "text": "", "bounds": [], "runs": []}'
+
+
+def vast() -> Run:
+    """A record with more settings than a page can hold."""
+    return Run("a", "finished", {"run": {f"setting {k}": "x" * 250 for k in range(20_000)}}, seeds=[0])
 
 
 def taken(at: Place) -> None:
@@ -118,6 +127,43 @@ COMMANDS = [
         1,
         "PATH/a.npy holds <U1: save rows as numbers",
         lambda at: known(at, "a.npy", npy(np.array(["a"]))),
+    ),
+    Row(
+        "a report of a folder without a run",
+        1,
+        "PATH holds no run.json: give the folder of a run, as `nacre run --out` made it",
+        lambda at: at.command("report", at.folder),
+    ),
+    Row(
+        "a report of a comparison of which nothing has begun",
+        1,
+        "none of the runs in PATH has a record yet: wait until one has begun",
+        lambda at: (at.write("comparison.json", COMPARED), at.command("report", at.folder, "--html")),
+    ),
+    Row(
+        "a page in the place of a folder",
+        2,
+        "--html takes a file, and PATH is a folder: say --html behind the folders, or name a file",
+        lambda at: (Run("a", seeds=[0]).save(at.folder), at.command("report", "--html", at.folder, at.folder)),
+    ),
+    Row(
+        "a comparison of one run",
+        2,
+        "nacre compare takes two folders or more, not 1: for one, use nacre report",
+        lambda at: at.command("compare", at.folder),
+    ),
+    Row(
+        "a page of more than 5 MB",
+        1,
+        "the page of 'a' would have … MiB, and 5 are the most: shorten the names of its tasks, classes or tensors, or use "
+        "--csv",
+        lambda at: (vast().save(at.folder), at.command("report", at.folder, "--html")),
+    ),
+    Row(
+        "a run to be watched that there is not",
+        1,
+        "PATH/gone holds no run yet: give the folder that `nacre run` names when it begins (it prints 'in DIR')",
+        lambda at: at.command("watch", at / "gone"),
     ),
     Row("a thousand runs in one second", click.UsageError, "give --out: runs/run-… is taken", taken),
 ]

@@ -180,6 +180,74 @@ def resume(folder: Path) -> None:
     resume_any(folder)
 
 
+REPORTS = """\b
+  nacre report runs/a                           tables on the terminal
+  nacre report runs/a --html                    the page, in runs/a/report.html
+  nacre report runs/a --html a.html --bound runs/joint --bound runs/fine-tuning
+  nacre report runs/a --latex > table.tex       tables for a paper; --markdown, --csv likewise"""
+
+
+def _formed(command: F) -> F:
+    """The options that say in which form runs are told."""
+    for option in (
+        click.option("--latex", "form", flag_value="latex", help="Print the tables for LaTeX, with booktabs."),
+        click.option("--markdown", "form", flag_value="markdown", help="Print the tables as markdown."),
+        click.option("--csv", "form", flag_value="csv", help="Print every number, one a line."),
+        click.option("--html", "page", is_flag=False, flag_value="", metavar="[FILE]", help="Write a page."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command(epilog=REPORTS)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@_formed
+@click.option(
+    "--bound",
+    "bounds",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A run to draw the accuracy against in the page, such as a joint training; several are given one by one.",
+)
+def report(folder: Path, page: str | None, form: str | None, bounds: tuple[Path, ...]) -> None:
+    """Tell what came of the run in DIR, or of the comparison in it: from run.json alone.
+
+    --html writes one page that needs neither network nor other files, by default DIR/report.html; the other forms are
+    printed.
+    """
+    from .reporting import report as tell
+
+    tell(folder, page, form, bounds)
+
+
+COMPARISONS = """\b
+  nacre compare runs/a runs/b                   tables on the terminal
+  nacre compare runs/a runs/b runs/c --html     the page, in ./compare.html"""
+
+
+@cli.command(epilog=COMPARISONS)
+@click.argument("folders", metavar="DIR DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_formed
+def compare(folders: tuple[Path, ...], page: str | None, form: str | None) -> None:
+    """Tell several runs side by side: settings that differ, seeds in pairs, curves, figures.
+
+    The first is what the others are compared with. --html writes one page, by default ./compare.html.
+    """
+    from .reporting import compare_folders
+
+    compare_folders(folders, page, form)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def watch(folder: Path) -> None:
+    """Look on while the run in DIR works, from another terminal; ends when it ends. Ctrl-C ends the view, not the run."""
+    from .watching import watch as follow
+
+    follow(folder)
+
+
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))

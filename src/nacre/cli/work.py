@@ -28,6 +28,7 @@ from ..experiment import (
 )
 from ..report import Sheet, comparison, matrix, references, show
 from .progress import progress, rows_progress
+from .reporting import comparison_beside, page_beside
 
 RUNS = Path("runs")
 
@@ -80,7 +81,9 @@ def compare(several: Comparison, out: Path) -> None:
     write_text(out / "comparison.md", "\n\n".join(page) + "\n")
     several.save(out, runs)
     text = [several.text] if several.text else []
-    show(sheet, *text, "\n".join(["Methods:", *(f"  {p}" for p in papers)]), f"kept in {out}")
+    told = comparison_beside(runs, out, several.bounds, several.text)
+    kept = [f"kept in {out}", *([f"report: {told}"] if told is not None else [])]
+    show(sheet, *text, "\n".join(["Methods:", *(f"  {p}" for p in papers)]), *kept)
 
 
 @contextmanager
@@ -108,7 +111,8 @@ def tell(runs: list[Run], out: Path) -> None:
     parts: list[Sheet | str] = [matrix(run), comparison(runs, title=title_of(run))]
     if papers:
         parts.append("\n".join(["Methods:", *(f"  {p}" for p in papers)]))
-    show(*parts, f"kept in {out}")
+    page = page_beside(run, out)
+    show(*parts, f"kept in {out}", *([f"report: {page}"] if page is not None else []))
 
 
 def workers_for(configs: Sequence[Config]) -> int:

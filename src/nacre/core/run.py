@@ -40,6 +40,8 @@ class Result:
         summary: Figures read off the matrix, by name.
         motion: Moment -> what had moved since its task began: `total`, and `tensors` by name.
         stale: Moment -> tasks that were answered with statistics of another backbone.
+        rest: For each stage (`task`, `stage`) how many `entries` it trained, how many of these were `asked` to rest at each of
+            its steps, and how many of those `moved` all the same.
         nonfinite: Where a loss, a gradient or a weight became NaN or infinite, which tensor was the first, and what was done.
         seconds: Time of `training`, `evaluation` and `saving`.
         peak_memory_bytes: The most memory used.
@@ -53,6 +55,7 @@ class Result:
     summary: dict[str, float] = field(default_factory=dict)
     motion: dict[str, Any] = field(default_factory=dict)
     stale: dict[str, list[int]] = field(default_factory=dict)
+    rest: list[dict[str, int]] = field(default_factory=list)
     nonfinite: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
@@ -62,7 +65,8 @@ class Result:
         if name in self.summary:
             return self.summary[name]
         if name in ("moved", "relative"):
-            return max((row["total"][name] for row in self.motion.values()), default=NAN)
+            found = (row["total"][name] for row in self.motion.values())
+            return max((v for v in found if v is not None and not math.isnan(v)), default=NAN)  # a saved NaN is None
         if name == "stale":
             return float(len(self.stale[self.moments[-1]])) if self.moments and self.stale else NAN
         if name in ("training", "evaluation", "saving"):

@@ -10,6 +10,7 @@ from .history import History
 EVERY = 10  # steps between points of the loss curve
 MOTION = ("entries", "moved", "distance", "relative", "size")
 TOTAL = ("entries", "moved", "relative")
+REST = ("entries", "asked", "moved")
 DETAILED = 100  # tasks of which the motion of each tensor is held, at most
 
 
@@ -94,6 +95,25 @@ class Moved:
         self.whole.load_state_dict(saved["whole"])
         self.each.load_state_dict(saved["each"])
         self.names = {name: number for number, name in enumerate(saved["names"])}
+
+
+class Rests(History):
+    """For each stage how many entries were trained, were asked to rest throughout, and moved although they were."""
+
+    def __init__(self) -> None:
+        super().__init__(*REST)
+
+    def note(self, task: int, stage: int, steps: int, counts: dict[str, int]) -> None:
+        """Hold the counts of a stage that has ended after so many steps."""
+        self.begin(task, stage, steps)
+        self.add(task, stage, steps, *(counts[key] for key in REST))
+
+    def to_json(self) -> list[dict[str, int]]:
+        """The stages that are held, in order."""
+        return [
+            {"task": task, "stage": stage} | {key: int(v) for key, v in zip(REST, rows[-1][1:], strict=True)}
+            for (task, stage), rows in self.by_stage()
+        ]
 
 
 def _said(keys: tuple[str, ...], values: tuple[float, ...]) -> dict[str, Any]:

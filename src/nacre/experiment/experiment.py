@@ -25,6 +25,7 @@ from .config import Config
 from .described import parts_of, versions_of
 from .export import export
 from .folder import Finished, Folder
+from .news import News
 from .recorder import Observer, Recorder
 from .tracking import track
 from .trial import Trial, trial
@@ -109,6 +110,8 @@ class Experiment:
             if first is None:
                 run.results = folder.results()  # what was measured stays in the record, even if nothing can be resumed
             self._write(run, folder)
+        news = News(folder.path, run.seeds) if folder is not None and ranks.first() else None
+        listeners += (news,) if news is not None else ()
         try:
             for seed in config.run.seeds:
                 made = first if first is not None and first.seed == seed else None
@@ -122,6 +125,9 @@ class Experiment:
             except NotSaved as unsaved:  # the disk is full, say: the first error is the one to tell
                 logger.warning("%s", unsaved)
             raise
+        finally:
+            if news is not None:
+                news.end()
         run.status = "finished"
         self._write(run, folder)
         return run

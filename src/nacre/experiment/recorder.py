@@ -15,15 +15,17 @@ from ..core.errors import BadData
 from ..core.model import device_of
 from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
+from ..core.state import Tensors
 from ..core.stream import Experience, experiences
 from ..learner import Learner, Listener, Stage
-from ..metrics import START, Matrix, Motion, accuracy, peak_memory, score
+from ..metrics import START, Matrix, Motion, Rested, accuracy, peak_memory, score
 from .config import Config
-from .curves import Losses, Moved, Watched
+from .curves import Losses, Moved, Rests, Watched
 from .trial import Trial
 
 logger = logging.getLogger(__name__)
 KEPT = ("matrix", "motion", "losses", "watched", "moved")
+LATER = ("rested", "rests")  # kept, too; checkpoints of earlier versions do not have them
 PLAIN = ("tests", "seconds", "peak", "complete")
 
 
@@ -63,6 +65,8 @@ class Recorder(Listener):
         self.matrix, self.motion = Matrix(), Motion()
         self.tests: dict[str, int] = {}  # each test set that is known, and the experience that brought it
         self.losses, self.watched, self.moved = Losses(), Watched(config.watch.every), Moved()
+        self.rested, self.rests = Rested(), Rests()
+        self.steps = 0  # of the present stage
         self.stale: dict[str, list[int]] = {}
         self.seconds = {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
         self.peak = 0
@@ -81,7 +85,9 @@ class Recorder(Listener):
         self.motion.begin(learner.model)
 
     def stage_begins(self, learner: Learner, stage: Stage, total: int) -> None:
+        self.steps = total
         if learner.step == 0:
+            self.rested.begin(*self._resting(learner))
             self.losses.begin(learner.experience, learner.stage, total)
             if self.config.watch.every and total >= self.config.watch.every:
                 self.watched.begin(learner.experience, learner.stage, total)
@@ -96,6 +102,10 @@ class Recorder(Listener):
             self.lap("training")
             self._watch(learner, place)
             self.lap("evaluation")
+        self._note_rest(learner)
+
+    def left_out(self, learner: Learner, event: dict[str, Any]) -> None:
+        self._note_rest(learner)
 
     def measure(self, moment: str, met: Experience | None, last: bool = False) -> None:
         """Test the model at a moment, as the config asks for it.
@@ -146,6 +156,7 @@ class Recorder(Listener):
             summary=summary,
             motion=self.moved.to_json(),
             stale=self.stale,
+            rest=self.rests.to_json(),
             nonfinite=self.trial.learner.nonfinite,
             seconds=self.seconds,
             peak_memory_bytes=self.peak,
@@ -154,7 +165,7 @@ class Recorder(Listener):
     def state_dict(self) -> dict[str, Any]:
         """All that has been written down."""
         return {
-            **{name: getattr(self, name).state_dict() for name in KEPT},
+            **{name: getattr(self, name).state_dict() for name in (*KEPT, *LATER)},
             **{name: getattr(self, name) for name in PLAIN},
             "stale": {moment: tasks for moment, tasks in self.stale.items() if tasks},
             "sha256": self.trial.source.sha256,
@@ -165,6 +176,8 @@ class Recorder(Listener):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         for name in KEPT:
+            getattr(self, name).load_state_dict(saved[name])
+        for name in (name for name in LATER if name in saved):
             getattr(self, name).load_state_dict(saved[name])
         for name in PLAIN:
             setattr(self, name, saved[name])
@@ -210,6 +223,19 @@ class Recorder(Listener):
                 type(self.trial.learner.answering()).__name__,
                 ", ".join(map(str, self.stale[moment])),
             )
+
+    def _resting(self, learner: Learner) -> tuple[Tensors, dict[str, Any], Tensors]:
+        """What rests at every step of the present stage, what it trains, and what is remembered already."""
+        assert learner.drive is not None
+        site = learner.drive.site
+        return learner.drive.method.still(site), site.params, self.motion.then
+
+    def _note_rest(self, learner: Learner) -> None:
+        """After the last step of a stage, count what was to rest and what of it moved."""
+        if learner.drive is not None and learner.step >= self.steps:
+            counts = self.rested.counts(*self._resting(learner))
+            self.rests.note(learner.experience, learner.stage, self.steps, counts)
+            self.rested.then = {}
 
     def _score(self, learner: Learner, rows: Rows) -> float:
         if not learner.classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,24 @@ class Sheet:
         notes = ["", *(note if note.startswith("- ") else f"{note}\n" for note in self.notes)] if self.notes else []
         return "\n".join([*parts, line(self.header), sides, *map(line, self.rows), *notes]).rstrip()
 
+    def latex(self) -> str:
+        r"""A table for LaTeX with the package booktabs; its title is a comment above it.
+
+        >>> print(Sheet(["", "last_1"], [["a & b", "73.4 ± 0.1"]]).latex())
+        \begin{tabular}{lr}
+        \toprule
+         & last\_1 \\
+        \midrule
+        a \& b & $73.4 \pm 0.1$ \\
+        \bottomrule
+        \end{tabular}
+        """
+        sides = "l" * self.left + "r" * (len(self.header) - self.left)
+        title = [f"% {' '.join(self.title.split())}"] if self.title else []
+        head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (self.header, *self.rows))
+        begin, end = rf"\begin{{tabular}}{{{sides}}}", r"\end{tabular}"
+        return "\n".join([*title, begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end])
+
     def fitting(self, width: int) -> list[Sheet]:
         """The same as several sheets that are not wider; each begins with the columns that are flush left."""
         sizes = [max(map(len, column)) + PADDING for column in zip(self.header, *self.rows, strict=True)]
@@ -104,3 +123,17 @@ def show(*parts: Sheet | str, to: TextIO | None = None) -> None:
             console.print()
         return
     print("\n\n".join(part.text() if isinstance(part, Sheet) else part for part in parts), file=stream)
+
+
+LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$"}
+    | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+)
+
+
+def _latex(cell: str) -> str:
+    """A cell as LaTeX reads it; a mean and its spread become one formula."""
+    number = re.fullmatch(r"([+−-]?[\d.]+) ± ([\d.]+)", cell)
+    if number:
+        return rf"${number[1].replace('−', '-')} \pm {number[2]}$"
+    return " ".join(cell.translate(LATEX).split())
