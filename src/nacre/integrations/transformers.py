@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -33,14 +32,14 @@ from . import stage
 from .collated import BESIDE, CollatedRows, classes_of, to_batch
 from .features import with_features
 from .loading import Order, Positions, Taken
+from .renamed import read_renamed
 
 if importlib.util.find_spec("accelerate") is None:
     raise MissingExtra("the Trainer of transformers", "accelerate", "trainer")
 
 from accelerate.utils import extract_model_from_parallel
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 __all__ = ["ContinualMixin", "ContinualTrainer", "with_features"]
 
@@ -212,7 +211,7 @@ class ContinualMixin(Base):
         task = self._with_rows()
         assert self._from is not None and self.model is not None
         if self._folder is not None:
-            _read_renamed(self.model, self._folder)
+            read_renamed(self.model, self._folder)
         drive = Drive(
             self.method, self.model, self._make, task,
             augment=self.augment, seed=self.args.seed, precision="bf16" if self.args.bf16 else "fp32", **self._from,
@@ -269,17 +268,6 @@ class ContinualMixin(Base):
             tree = stage.kept(self.drive, self.classes)
             if ranks.first():
                 checkpoint.save(folder / FOLDER, tree)
-
-
-def _read_renamed(model: Any, folder: Path) -> None:
-    """Load what the Trainer leaves out: transformers 5 writes the weights of some models under other names than they have."""
-    file = folder / SAFE_WEIGHTS_NAME
-    if not isinstance(model, PreTrainedModel) or not file.is_file():
-        return
-    with safe_open(file, "pt") as held:
-        unread = set(held.keys()) - model.state_dict().keys()
-    if unread:
-        model.load_state_dict(type(model).from_pretrained(folder).state_dict())
 
 
 class ContinualTrainer(ContinualMixin, Trainer):
