@@ -20,7 +20,7 @@ def run(epochs: int = 2, seed: int = 0) -> tuple[Matrix, torch.nn.Module, list[s
     """Learn the stream; the scores, the model, and what moved though it was to rest."""
     stream = nacre.split(load("digits", seed=seed), tasks=5, seed=seed)
     body = nacre.backbone("mlp:64-128-64", seed=seed)
-    model = nacre.Classifier(body, nacre.GrowingLinear(body.width))
+    model = nacre.backbones.Classifier(body, nacre.GrowingLinear(body.width))
     mist = MIST(objective_of="stage", select=0.5, drop=0.5, fade=1.0, rows=128)
     method = nacre.compose(mist, EWC(strength=0.1, how="pull", rows=64), ER(rows=64))
     make = nacre.MadeOptimizer("adamw", lr=3e-3, options={"weight_decay": 0.01})

@@ -112,8 +112,8 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("adapters", "backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment", "heads", "importance"),
-    *("integrations", "learner", "losses"),
+    *("adapters", "backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment"),
+    *("heads", "importance", "integrations", "learner", "losses"),
     *("memory", "methods", "metrics", "report", "rules", "schedules", "streams"),
 )
 

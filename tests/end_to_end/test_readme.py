@@ -45,7 +45,10 @@ def test_its_commands_exist():
     from nacre.cli.main import cli
 
     words = set(re.findall(r"^\$ nacre (\w+)", README, re.MULTILINE))
-    assert words == {"run", "resume", "predict", "list", "show", "check", "sweep"}
+    assert words == {
+        *("run", "resume", "predict", "list", "show", "check", "sweep"),
+        *("report", "compare", "watch", "export"),
+    }
     for word in words:
         assert CliRunner().invoke(cli, [word, "--help"]).exit_code == 0
     assert {"demo", "test", "docs"} <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
