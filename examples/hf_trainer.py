@@ -1,6 +1,6 @@
 """The Hugging Face Trainer on three tasks of two topics each: MIST, EWC and ER around its steps.
 
-The trainer, model and data are the user's; Nacre adds `ContinualTrainer`, `method=` and `task=`. `python examples/hf_trainer.py`
+Trainer, model and data are the user's; what Nacre adds is `method=` and `task=`. Run it: `python examples/hf_trainer.py`
 """
 
 from __future__ import annotations
