@@ -67,13 +67,14 @@ class ContinualMixin(Base):
     Example:
         >>> import tempfile
         >>> from nacre.methods import ER
-        >>> from transformers import TrainingArguments
+        >>> from transformers import PrinterCallback, TrainingArguments
         >>> told = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
         >>> told |= {"logging_strategy": "no", "dataloader_pin_memory": False, "num_train_epochs": 1}
         >>> args = TrainingArguments(tempfile.mkdtemp(), remove_unused_columns=False, **told)
         >>> rows = [{"input": torch.randn(3), "label": i % 2} for i in range(8)]
         >>> method, model = ER(), nn.Linear(3, 2)
         >>> trainer = ContinualTrainer(model, args, train_dataset=rows, method=method, task=0)
+        >>> trainer.remove_callback(PrinterCallback)
         >>> trainer.train().global_step, method.memory.seen
         (1, 8)
     """
