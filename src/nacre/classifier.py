@@ -137,15 +137,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self.classes_: Any = np.unique(labels[:0])
             self.learner_ = self._learner(rows)
         fresh = np.setdiff1d(labels, self._met)
-        self._met = np.concatenate([self._met, fresh])
+        met = np.concatenate([self._met, fresh])
         announced = [] if classes is None else [np.asarray(classes)]
-        self.classes_ = np.unique(np.concatenate([self.classes_, fresh, *announced]))
-        order = np.argsort(self._met, kind="stable")
-        y_of_head = torch.from_numpy(order[np.searchsorted(self._met[order], labels)].astype(np.int64))
+        order = np.argsort(met, kind="stable")
+        y_of_head = torch.from_numpy(order[np.searchsorted(met[order], labels)].astype(np.int64))
         index = self.learner_.experience
         task = Task(index, TensorRows(rows, y_of_head), tuple(y_of_head.unique().tolist()))
         for _ in self.learner_.learn(_Upto(task)):
             pass
+        self._met, self.classes_ = (
+            met,
+            np.unique(np.concatenate([self.classes_, fresh, *announced])),
+        )  # once it is learned
         return self
 
     def _rows(self, X: Any, reset: bool) -> Tensor:

@@ -16,6 +16,7 @@ from nacre.core.errors import BadSetting
 from nacre.core.method import Method
 from nacre.core.optim import OPTIMIZERS, MadeOptimizer
 from nacre.core.stream import Experience
+from nacre.core.widen import longer
 from nacre.learner import Learner, Listener, Stage
 
 ADAM = MadeOptimizer("adam", 0.05)
@@ -103,6 +104,13 @@ def test_a_run_that_stopped_between_two_tasks_goes_on_with_the_same_bits(tmp_pat
 def test_every_optimizer_of_torch_goes_on(name):
     kept = learned(learner(MadeOptimizer(name, 0.001), optimizer_state="kept"), stream())
     assert all(bool(t.isfinite().all()) for t in kept.values())
+
+
+def test_state_that_0_does_not_begin_is_made_anew_where_a_head_grew():
+    steps, factors = {"step_size": torch.ones(2, 3)}, {"row_var": torch.ones(2, 1), "col_var": torch.ones(1, 3)}
+    assert longer(steps, 2, torch.zeros(4, 3)) == {} == longer(factors, 1, torch.zeros(3, 3))
+    assert longer(steps, 4, torch.zeros(4, 3)).keys() == {"step_size"}
+    assert longer({"exp_avg": torch.ones(2, 3)}, 2, torch.zeros(4, 3))["exp_avg"].sum(1).tolist() == [3, 3, 0, 0]
 
 
 def test_an_optimizer_with_two_faces_is_refused():

@@ -59,6 +59,12 @@ def cut(at: Place) -> Any:
     return load_adapters(Net(), at / "kept")
 
 
+def twice(at: Place) -> None:
+    model, folder = Net(), saved(at)
+    load_adapters(model, folder)
+    load_adapters(model, folder)
+
+
 def of_other_shape(at: Place) -> Any:
     net = Net()
     net.body[0] = nn.Linear(9, 32)
@@ -152,6 +158,13 @@ ADAPTERS: list[Row] = [
         "the adapter in 'PATH/kept/one' belongs to the layer '0', which Linear does not have: load it into the backbone "
         "that it was trained on",
         lambda at: load_adapters(nn.Linear(2, 2), saved(at)),
+    ),
+    Row(
+        "an adapter of a name that is there",
+        BadSetting,
+        "the model has an adapter 'one' already, and 'PATH/kept/one' would be read into it: rename the folder, or load it "
+        "into a model without that adapter",
+        twice,
     ),
     Row(
         "an adapter of a wider backbone",

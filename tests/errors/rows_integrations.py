@@ -20,7 +20,7 @@ from nacre.core.stream import Task
 from nacre.integrations import stage
 from nacre.integrations.collated import CollatedRows
 from nacre.integrations.trackers import check_trackers
-from nacre.methods import ER, GDumb, SimpleCIL
+from nacre.methods import ER, EWC, GDumb, SimpleCIL
 from tests.errors.row import ANY, Place, Row
 
 TASK = Task(0, TensorRows(torch.ones(4, 3), torch.tensor([0, 1] * 2)), (0, 1))
@@ -153,6 +153,16 @@ LOOPS = [
         BadSetting,
         "there is nothing to learn: set module.task = Task(index, rows, classes) before trainer.fit(module)",
         lambda at: fitted(None),
+    ),
+    Row(
+        "a loader of one's own, a task without rows, and a method that reads them",
+        BadUse,
+        "EWC reads the rows of a task (end_stage), and the task has none: give them to Task too, beside the loader",
+        lambda at: fitted(
+            Task(0, classes=(0, 1)),
+            torch.utils.data.DataLoader([(torch.ones(4, 3), TASK.train.y)], batch_size=None),
+            EWC(),
+        ),
     ),
     Row(
         "a loader of one's own and a method that chooses rows",

@@ -148,6 +148,22 @@ def test_validating_on_the_way_disturbs_nothing():
     assert equal(learned("ER-0", watched)[0].state_dict(), learned("ER-0", theirs())[0].state_dict())
 
 
+def test_an_evaluation_with_a_checkpoint_rolls_nothing_back_and_the_next_stage_begins(tmp_path, monkeypatch):
+    method, begun = loops.method_of("EWC-0"), []
+    first, second = loops.tasks(method)[:2]
+    watched = Validated(Net(), method, loops.adamw, batch_size=SIZE, seed=SEED)
+    watched.task = first
+    fitting = trainer(tmp_path)
+    fitting.fit(watched)
+    known = {name: t.clone() for name, t in method.importance.items()}
+    fitting.validate(watched, ckpt_path=str(tmp_path / f"step={SAVED}.ckpt"))
+    assert known and equal(method.importance, known)
+    monkeypatch.setattr(type(method), "begin_stage", lambda self, model, task: begun.append(task.index), raising=False)
+    watched.task = second
+    trainer().fit(watched)
+    assert begun == [1]
+
+
 def pairs(task: Task) -> torch.utils.data.DataLoader:
     """Another loader's batches."""
     batches = [task.train.take(torch.arange(low, low + SIZE)) for low in range(0, task.rows, SIZE)]

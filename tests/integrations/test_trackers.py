@@ -111,6 +111,17 @@ def test_each_seed_is_a_run_of_its_own_and_is_sent_once(tmp_path, noted):
     assert [t.run_name for t in noted] == ["run-seed0", "run-seed1", "run-seed1"]
 
 
+def test_a_tracker_that_fails_costs_no_seed(tmp_path, noted, monkeypatch, caplog):
+    def down(*_, **__):
+        raise ConnectionError("the tracker is down")
+
+    monkeypatch.setattr("nacre.experiment.tracking.send", down)
+    config = small.config("run.track=['wandb']", "stream.tasks=2", "run.seeds=[0,1]")
+    run = Experiment(config).run(tmp_path / "run")
+    assert run.status == "finished" and sorted(run.results) == [0, 1]
+    assert "seed 0 was not sent to wandb" in caplog.text and "the tracker is down" in caplog.text
+
+
 def test_what_is_missing_or_misspelt_is_said_before_anything_is_learned(tmp_path, monkeypatch):
     with pytest.raises(UnknownName, match="did you mean 'tensorboard'"):
         check_trackers(["tensorbord"])

@@ -219,3 +219,13 @@ def test_latex_and_markdown_escape_names():
     latex, markdown = as_latex([run(names=ODD)]), as_markdown([run(names=("a|b",))])
     assert r"$x\_1$" not in latex and r"=1+1|\$x\_1\$\textbackslash{}n" in latex and r"$96.5 \pm 0.7$" in latex
     assert "a\\|b" in markdown and "EWC (faithful)" in markdown
+
+
+@pytest.mark.parametrize("place", range(0, 2000, 37))
+def test_a_thinned_curve_keeps_its_lowest_point(place):
+    from nacre.report.training_plots import POINTS, _thinned
+
+    y = [0.9] * 2000
+    y[place] = 0.1
+    x, kept = _thinned(list(range(2000)), y)
+    assert len(x) <= POINTS and x == sorted(x) and kept[x.index(place)] == 0.1

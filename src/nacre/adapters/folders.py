@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadData, BadModel, UnknownName
+from ..core.errors import BadData, BadModel, BadSetting, UnknownName
 from ..core.files import first_line
 from ..core.model import bare
 from .layers import BASE, adapted, adapters_in, exactly, peft_for, put_in, tensors_of
@@ -101,6 +101,11 @@ def load_adapters(model: nn.Module, folder: str | Path) -> list[str]:
 
 
 def _load_one(model: nn.Module, root: str, folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
+    if folder.name in adapters_in(model):
+        raise BadSetting(
+            f"the model has an adapter {folder.name!r} already, and {str(folder)!r} would be read into it: rename the "
+            "folder, or load it into a model without that adapter"
+        )
     layers = sorted({key.removeprefix(PREFIX).split(".lora_")[0].split(".ia3_")[0] for key in tensors})
     known = {name.removesuffix(BASE) for name, _ in model.named_modules()}
     if strange := [name for name in layers if root + name not in known]:

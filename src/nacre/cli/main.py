@@ -192,7 +192,7 @@ def _formed(command: F) -> F:
     for option in (
         click.option("--latex", "form", flag_value="latex", help="Print the tables for LaTeX, with booktabs."),
         click.option("--markdown", "form", flag_value="markdown", help="Print the tables as markdown."),
-        click.option("--csv", "form", flag_value="csv", help="Print every number, one a line."),
+        click.option("--csv", "form", flag_value="csv", help="Print scores, figures and motion, one number a line."),
         click.option("--html", "page", is_flag=False, flag_value="", metavar="[FILE]", help="Write a page."),
     ):
         command = option(command)

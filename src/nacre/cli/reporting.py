@@ -22,6 +22,7 @@ from ..report import (
     write_comparison,
     write_report,
 )
+from ..report.comparison_page import distinct, sheets
 from ..report.files import COMPARED, PAGE
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ def compare_folders(folders: Sequence[Path], page: str | None, form: str | None)
     if page is not None:
         click.echo(f"wrote {write_comparison(runs, _place(page, Path(COMPARED)))}", err=form is not None)
     if page is None and form is None:
-        show_runs(runs)
+        show(*sheets(runs))
+        show_runs(distinct(runs))
 
 
 def show_runs(runs: Sequence[Run]) -> None:

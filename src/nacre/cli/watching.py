@@ -14,6 +14,7 @@ from ..core.run import FILE, Run
 from ..report import view
 
 EVERY = 1.0  # seconds between two looks
+GONE = "the process is gone without a word: `nacre resume {}` goes on"
 
 
 @dataclass
@@ -53,6 +54,8 @@ def watch(folder: Path, every: float = EVERY) -> None:
     run, now = watched.look()
     if not sys.stdout.isatty():
         console.print(view(run, now, console.width))
+        if run.status == "running" and now is not None and now.is_alive() is False:
+            console.print(GONE.format(folder))
         return
     _follow(watched, console, every)
 
@@ -73,4 +76,4 @@ def _follow(watched: Watched, console: Any, every: float) -> None:
     except KeyboardInterrupt:
         return  # the run goes on; only the view ends
     if dead:
-        console.print(f"the process is gone without a word: `nacre resume {watched.folder}` goes on", style="yellow")
+        console.print(GONE.format(watched.folder), style="yellow")

@@ -36,8 +36,20 @@ def go_on_with(site: Site, named: dict[str, nn.Parameter]) -> None:
     site.looked = None  # where learning rates are found is asked again
 
 
+BY_ROW = {
+    *("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta"),
+    *("grad_avg", "sum", "prev", "mu_product", "eta", "mu", *COPIES),
+}
+"""Optimizer state that is of a weight's shape, or a number, and for which 0 says that a row is new."""
+
+
 def longer(state: dict[str, Any], rows: int, new: Tensor) -> dict[str, Any]:
-    """An optimizer's state for a parameter that had `rows` rows: what has a row for each of them gets those of `new`."""
+    """An optimizer's state for a parameter that had `rows` rows: what has a row for each of them gets those of `new`.
+
+    State that is not known to be of such a form (step sizes, factors of a matrix) begins anew where the parameter grew.
+    """
+    if new.ndim and rows != len(new) and not state.keys() <= BY_ROW:
+        return {}
     return {key: _longer(key, value, rows, new) for key, value in state.items()}
 
 

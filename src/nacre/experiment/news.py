@@ -32,6 +32,7 @@ class News(Observer):
 
     def __init__(self, folder: Path, seeds: list[int]):
         self.folder, self.seeds = folder, seeds
+        remove(folder / FILE)  # of a process that was killed
         self.told = Progress(since=time.time())
         self.began = False  # whether a first place was noted
         self.next = 0.0  # when to write again
@@ -76,10 +77,11 @@ class News(Observer):
         told = self.told
         told.doing, told.task, told.stage, told.step = doing, learner.experience, learner.stage, learner.step
         told.stages = len(learner.stages)
-        inside = (told.stage + told.step / max(told.steps, 1)) / max(told.stages, 1)
+        part = told.step / told.steps if told.steps else 0.0  # on resume the length of a stage is known once it goes on
+        inside = (told.stage + part) / max(told.stages, 1)
         of_seed = min((told.task + min(inside, 1.0)) / max(told.tasks, 1), 1.0)
         told.done = (self.seeds.index(told.seed) + of_seed) / len(self.seeds)
-        if not self.began:
+        if not self.began and (told.steps or not told.step):
             self.began, told.done_before = True, told.done
         told.written, self.next = time.time(), time.perf_counter() + EVERY
         with suppress(OSError):  # a full disk is told of where something is lost

@@ -31,6 +31,7 @@ if importlib.util.find_spec("lightning") is None:
     raise MissingExtra("nacre.integrations.lightning", "lightning", "lightning")
 
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 __all__ = ["ContinualModule", "with_features"]
 
@@ -38,6 +39,8 @@ KEY = "nacre"
 """What a checkpoint of Lightning calls our part of it."""
 NEED_OUR_ORDER = ("shape_order", "shape_rows")
 """Hooks that a loader of somebody else leaves silent."""
+NEED_ROWS = ("begin_stage", "end_stage")
+"""Hooks that read a task's rows by themselves."""
 
 
 class ContinualModule(LightningModule):
@@ -126,6 +129,11 @@ class ContinualModule(LightningModule):
         pieces = self.trainer.accumulate_grad_batches
         if isinstance(batch, Batch):
             return pieces * self.drive.loss(batch)  # Lightning divides
+        if not self._rows_known() and (unread := [h for h in NEED_ROWS if self.method.overrides(h)]):
+            raise BadUse(
+                f"{type(self.method).__name__} reads the rows of a task ({', '.join(unread)}), and the task has none: give "
+                "them to Task too, beside the loader"
+            )
         if silent := [hook for hook in NEED_OUR_ORDER if self.method.overrides(hook)]:
             raise BadUse(
                 f"{type(self.method).__name__} chooses rows or their order ({', '.join(silent)}), and the loader given to fit "
@@ -133,6 +141,9 @@ class ContinualModule(LightningModule):
             )
         met = to_batch(batch, "labels") if isinstance(batch, Mapping) else Batch(*batch)
         return pieces * self.drive.loss(met, 1 / pieces)
+
+    def _rows_known(self) -> bool:
+        return self.task is not None and bool(self.task.rows)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Lightning's own; then the method hears of the step."""
@@ -142,7 +153,7 @@ class ContinualModule(LightningModule):
 
     def on_validation_model_eval(self) -> None:
         """The weights and modes that predictions are made with."""
-        if self.drive is not None:
+        if self.drive is not None and self._begun:  # behind its end an optimizer holds what is answered with
             self._reading.enter_context(self.drive.reading())
         super().on_validation_model_eval()
 
@@ -171,7 +182,8 @@ class ContinualModule(LightningModule):
         Raises:
             BadCheckpoint: it is of another method or task, or was written without one.
         """
-        self._from = stage.take_over(checkpoint.get(KEY), self.method, self.model, self.task)
+        if self.trainer.state.fn == TrainerFn.FITTING:  # an evaluation rolls nothing back
+            self._from = stage.take_over(checkpoint.get(KEY), self.method, self.model, self.task)
 
     def _leave(self, error: BaseException | None) -> None:
         held, self._stage, self._from, self._begun = self._stage, ExitStack(), {}, False

@@ -12,6 +12,7 @@ import importlib.util
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ class ContinualMixin(Base):
         assert self.model is not None
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.task = task if isinstance(task, Task) else Task(task, classes=tuple(classes or ()))
-        self.named_classes = isinstance(task, Task) or classes is not None
+        self.named_classes = bool(self.task.classes) or classes is not None
         self.augment = augment
         self.drive: Drive | None = None
         self.classes = 0  # width of the heads that grow
@@ -205,7 +206,7 @@ class ContinualMixin(Base):
             collate = self._get_collator_with_removed_columns(self.data_collator, "training")
             rows = CollatedRows(self.train_dataset, collate, self._label)
             classes = self.task.classes if self.named_classes else classes_of(rows)
-            self.task = Task(self.task.index, rows, classes)
+            self.task = replace(self.task, train=rows, classes=tuple(classes))
         return self.task
 
     def _begin(self) -> Drive:

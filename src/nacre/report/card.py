@@ -191,7 +191,7 @@ def _limits(run: Run, result: Result, told: Mapping[str, Any]) -> str:
     forgetting = (
         run.figure("forgetting")[0] if any("forgetting" in r.summary for r in run.results.values()) else math.nan
     )
-    if not math.isnan(forgetting):
+    if forgetting > 0:
         lines.append(
             f"Forgetting is {percent(forgetting)} points: what was learned early is answered less well by as much."
         )

@@ -17,6 +17,8 @@ from .tables import comparison
 
 FIGURES = ("last", "average", "learning", "forgetting")
 MATRICES = 12  # that are shown
+ROWS_OF_PAIRS = "Runs of one seed meet the same rows in the same order."
+NO_COMMON_ROWS = "These runs do not meet the same rows in the same order: equal seeds do not make equal conditions."
 
 
 def comparison_page(runs: Sequence[Run], levels: Sequence[plots.Level] = (), text: str = "") -> Page:
@@ -96,12 +98,31 @@ def _paired(runs: Sequence[Run]) -> Section:
         )
     header = ["run", "seeds", "better in", *FIGURES]
     title = f"Difference to {first.name} in points, mean ± spread over the pairs"
-    notes = ["Runs of one seed meet the same rows in the same order; for forgetting, less is better."]
+    notes = [ROWS_OF_PAIRS if _share_rows(runs) else NO_COMMON_ROWS, "For forgetting, less is better."]
     sheet = Sheet(header, rows, title, notes)
     hues = [f"c{(k + 1) % SERIES}" for k, run in enumerate(others) if run.name in known]
     about = f"Last score minus that of {first.name}, seed by seed."
     plot = Plot("Pairs of equal seed", about, plots.paired("paired", known, hues), wide=True)
     return Section("paired", "Paired seeds", [Table(sheet), plot])
+
+
+def _share_rows(runs: Sequence[Run]) -> bool:
+    """Whether all runs learn from the same rows, in streams and stages of the same shape."""
+    told = [
+        (
+            [(result.data.get("sha256"), result.data.get("stream")) for _, result in sorted(run.results.items())][:1],
+            [[stage.get(key) for key in ("epochs", "steps", "batch_size")] for stage in run.settings.get("stage", [])],
+        )
+        for run in runs
+    ]
+    return all(one == told[0] for one in told)
+
+
+def sheets(runs: Sequence[Run]) -> list[Sheet]:
+    """What differs in the settings, and in what came of equal seeds, as tables."""
+    named = distinct(runs)
+    pieces = [*_settings(named).pieces, *_paired(named).pieces]
+    return [piece.sheet for piece in pieces if isinstance(piece, Table)]
 
 
 def signed(value: Value) -> str:

@@ -48,7 +48,7 @@ class Sheet:
         """A markdown table."""
 
         def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+            return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
 
         sides = "|" + "|".join(":--" if i < self.left else "--:" for i in range(len(self.header))) + "|"
         parts = [f"**{self.title}**", ""] if self.title else []
@@ -71,7 +71,8 @@ class Sheet:
         title = [f"% {' '.join(self.title.split())}"] if self.title else []
         head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (self.header, *self.rows))
         begin, end = rf"\begin{{tabular}}{{{sides}}}", r"\end{tabular}"
-        return "\n".join([*title, begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end])
+        notes = [f"% {note}" for note in self.notes]
+        return "\n".join([*title, begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end, *notes])
 
     def fitting(self, width: int) -> list[Sheet]:
         """The same as several sheets that are not wider; each begins with the columns that are flush left."""
@@ -127,6 +128,7 @@ def show(*parts: Sheet | str, to: TextIO | None = None) -> None:
 
 LATEX = str.maketrans(
     {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}", "]": "{]}"}
     | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from .colours import of_task
 from .drawing import colour, drawing
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 POINTS = 600  # of a line at most
+FEW = 40  # points that are drawn one by one
+LOW = 0.12  # a score below which a label stands above its point, not on the axis
 
 
 def watching(name: str, watch: Watch, order: Sequence[str], score: str) -> str:
@@ -26,7 +29,8 @@ def watching(name: str, watch: Watch, order: Sequence[str], score: str) -> str:
         for k in evenly(len(known), LINES):
             x, y = _thinned(*watch.curves[known[k]])
             hue = colour(of_task(place[known[k]], len(order)))
-            axes.plot(x, [100 * v for v in y], color=hue, linewidth=1.1, alpha=0.75, label=short(known[k], 14))
+            told = {"color": hue, "linewidth": 1.1, "alpha": 0.75, "label": short(known[k], 14)}
+            axes.plot(x, [100 * v for v in y], **told, **_dots(y))
         x, y = _thinned(*watch.old)
         if x:
             axes.plot(x, [100 * v for v in y], color=colour("ink"), linewidth=2.2, label="mean of earlier tasks")
@@ -49,7 +53,7 @@ def loss(name: str, x: Sequence[float], y: Sequence[float], borders: Sequence[tu
         axes = drawn.axes
         x, y = _thinned(x, y, 2 * POINTS)
         known = [v for v in y if math.isfinite(v)]
-        axes.plot(x, y, color=colour("c0"), linewidth=1.4)
+        axes.plot(x, y, color=colour("c0"), linewidth=1.4, **_dots(y))
         for k in evenly(len(borders), 50):
             axes.axvline(borders[k][0], color=colour("muted"), linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
         if known and min(known) > 0 and max(known) > 50 * min(known):
@@ -73,7 +77,7 @@ def _mark(axes: Axes, drop: Drop) -> None:
     axes.annotate(
         text,
         at,
-        (0, -20),
+        (0, -20 if drop.lowest > LOW else 9),
         textcoords="offset points",
         ha="center",
         color=colour("c1"),
@@ -83,6 +87,17 @@ def _mark(axes: Axes, drop: Drop) -> None:
     )
 
 
+def _dots(y: Sequence[float]) -> dict[str, Any]:
+    """Few points are drawn as such too: a line needs two."""
+    return {"marker": "o", "markersize": 3.5} if sum(map(math.isfinite, y)) <= FEW else {}
+
+
 def _thinned(x: Sequence[float], y: Sequence[float], most: int = POINTS) -> tuple[list[float], list[float]]:
-    kept = evenly(len(x), most)
+    """At most so many points; of each stretch the lowest and the highest, so that no drop is lost."""
+    if len(x) <= most:
+        return list(x), list(y)
+    kept: list[int] = []
+    for low, high in pairwise(round(k * len(x) / (most // 2)) for k in range(most // 2 + 1)):
+        known = [k for k in range(low, high) if math.isfinite(y[k])] or [low]
+        kept += sorted({min(known, key=lambda k: y[k]), max(known, key=lambda k: y[k])})
     return [x[k] for k in kept], [y[k] for k in kept]

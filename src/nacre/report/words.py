@@ -147,7 +147,9 @@ def what_came_of_it(run: Run) -> str:
         if not math.isnan(learning.mean):
             found[-1] += f"; just after a task was learned it was {percents(learning)} %"
         if not math.isnan(forgotten.mean):
-            found[-1] += f", and earlier tasks lost {percents(forgotten)} points since their best"
+            how = "lost" if forgotten.mean >= 0 else "gained"
+            points = percents(Value(abs(forgotten.mean), forgotten.spread))
+            found[-1] += f", and earlier tasks {how} {points} points since their best"
         found[-1] += "."
     if not math.isnan(moved.mean):
         found.append(f"In the task with the most motion {percents(moved)} % of all entries moved.")
