@@ -57,6 +57,7 @@ def run_toml(code: str) -> None:
     Config.load("block.toml")
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # Lightning goes on with one
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_code_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

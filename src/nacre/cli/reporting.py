@@ -24,6 +24,7 @@ from ..report import (
 )
 from ..report.comparison_page import distinct, sheets
 from ..report.files import COMPARED, PAGE
+from ..report.words import differences
 
 logger = logging.getLogger(__name__)
 BESIDE = ""  # what `--html` holds where no file was named
@@ -77,7 +78,7 @@ def compare_folders(folders: Sequence[Path], page: str | None, form: str | None)
     if page is not None:
         click.echo(f"wrote {write_comparison(runs, _place(page, Path(COMPARED)))}", err=form is not None)
     if page is None and form is None:
-        show(*sheets(runs))
+        show(*(["All settings are equal."] if not differences(runs) else []), *sheets(runs))
         show_runs(distinct(runs))
 
 

@@ -43,7 +43,8 @@ def take_over(optimizer: Optimizer, named: dict[str, nn.Parameter], kept: Kept) 
         BadSetting: the optimizer also keeps state of its own, beside that of each weight.
 
     >>> w = nn.Parameter(torch.ones(2))
-    >>> optimizer = take_over(torch.optim.SGD([w], 0.1), {"w": w}, {"w": {"rows": 2, "state": {"momentum_buffer": w + 1}}})
+    >>> kept = {"w": {"rows": 2, "state": {"momentum_buffer": torch.full((2,), 2.0)}}}
+    >>> optimizer = take_over(torch.optim.SGD([w], 0.1), {"w": w}, kept)
     >>> optimizer.state[w]["momentum_buffer"]
     tensor([2., 2.])
     """

@@ -28,9 +28,9 @@ class LwF(Method):
     tasks and the stream tells them, each old head is asked by itself and the terms are added up. Where tasks name no classes,
     all that the copy answers for are one head's.
 
-    With `balance = "tasks"` the loss of task t is (1/t) L + (1 - 1/t) strength * KL instead, over several heads their mean: the
-    form of van de Ven et al. (2022). It is added as (1 - 1/t) (strength * KL - L), with L the mean of the rows' losses, so
-    that the stage's own loss, which importance is taken of, stays L. Where a paper multiplies KL by T^2, that is the strength.
+    With `balance = "tasks"` the loss of task t is (1/t) L + (1 - 1/t) KL instead, over several heads their mean: the form of
+    van de Ven et al. (2022). It is added as (1 - 1/t) (KL - L), with L the mean of the rows' losses, so that the stage's own
+    loss, which importance is taken of, stays L.
 
     With `rivals` the student's softmax also runs over the new classes, whose targets are 0: those of the present task, and
     those that the copy has no answer for.
@@ -51,7 +51,7 @@ class LwF(Method):
     strength: float = setting(1.0, "weight of the distillation beside the loss (lambda_o)", low=0.0)
     temperature: float = setting(2.0, "softens both answers (T)", low=1e-3)
     balance: Literal["fixed", "tasks"] = setting(
-        "fixed", "weights of loss and distillation: 1 and strength, or on task t 1/t and (1 - 1/t) strength"
+        "fixed", "weights of loss and distillation: 1 and strength, or 1/t and 1 - 1/t on task t"
     )
     rivals: bool = setting(False, "whether new classes take part in the student's softmax, with target 0")
     teacher: Snapshot = state(Snapshot)
@@ -73,7 +73,7 @@ class LwF(Method):
             return 0.0
         terms = self._terms(model, batch, out)
         if self.balance == "tasks":
-            return (1 - 1 / max(self.tasks, 1)) * (self.strength * torch.stack(terms).mean() - mean_loss(out, batch))
+            return (1 - 1 / max(self.tasks, 1)) * (torch.stack(terms).mean() - mean_loss(out, batch))
         return self.strength * torch.stack(terms).sum()
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
