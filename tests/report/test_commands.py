@@ -56,6 +56,8 @@ def test_a_run_writes_its_page_and_says_where(tmp_path: Path):
     assert told.exit_code == 0 and f"report: {tmp_path / 'out' / 'report.html'}" in told.stdout
     assert not (tmp_path / "out" / FILE).exists()
     page = Reader((tmp_path / "out" / "report.html").read_text())
+    numbers = (tmp_path / "out" / "numbers.csv").read_text()
+    assert numbers == call("report", tmp_path / "out", "--csv").stdout and numbers.count("\n") > 10
     last = Run.load(tmp_path / "out").results[0].matrix[-1][0]
     assert page.table("Accuracy in percent").rows[-1][1] == f"{100 * last:.1f}"
 
@@ -191,7 +193,8 @@ def test_a_curve_is_as_high_as_its_numbers():
 
 
 WATCH = """
-import os, pty, sys
+import os, pty, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 pid, terminal = pty.fork()
 if pid == 0:
     os.execv(sys.executable, [sys.executable, "-m", "nacre", "watch", sys.argv[1]])

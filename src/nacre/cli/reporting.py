@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ..core.durable import write_text
 from ..core.errors import BadData, BadSetting
 from ..core.run import Run
 from ..report import (
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 BESIDE = ""  # what `--html` holds where no file was named
 Texts = dict[str, Callable[[Sequence[Run]], str]]
 TEXTS: Texts = {"csv": as_csv, "markdown": as_markdown, "latex": as_latex}
-MARK = "comparison.json"
+MARK, NUMBERS = "comparison.json", "numbers.csv"
 
 
 def report(folder: Path, page: str | None, form: str | None, bounds: Sequence[Path]) -> None:
@@ -90,8 +91,9 @@ def show_runs(runs: Sequence[Run]) -> None:
 
 
 def page_beside(run: Run, folder: Path) -> Path | None:
-    """Write the page of a run that has just finished; None where that failed, which is told and does no harm."""
+    """Write the numbers and the page of a run that has just finished; None where that failed, which does no harm."""
     try:
+        write_text(folder / NUMBERS, as_csv([run]))
         return write_report(run, folder / PAGE, levels=[level(bound) for bound in _stored(folder)])
     except Exception as error:
         logger.warning("the run is whole, but its page could not be made (%s): nacre report %s --html", error, folder)

@@ -38,15 +38,15 @@ def go_on_with(site: Site, named: dict[str, nn.Parameter]) -> None:
 
 BY_ROW = {
     *("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta"),
-    *("grad_avg", "sum", "prev", "mu_product", "eta", "mu", *COPIES),
+    *("grad_avg", "sum", "prev", "mu_product", "eta", "mu", "variance", "row_var", "col_var", *COPIES),
 }
-"""Optimizer state that is of a weight's shape, or a number, and for which 0 says that a row is new."""
+"""Optimizer state of which 0 says that a row is new, or that has nothing to do with rows."""
 
 
 def longer(state: dict[str, Any], rows: int, new: Tensor) -> dict[str, Any]:
     """An optimizer's state for a parameter that had `rows` rows: what has a row for each of them gets those of `new`.
 
-    State that is not known to be of such a form (step sizes, factors of a matrix) begins anew where the parameter grew.
+    State that is not known to be of such a form (step sizes) begins anew where the parameter grew.
     """
     if new.ndim and rows != len(new) and not state.keys() <= BY_ROW:
         return {}
@@ -54,7 +54,14 @@ def longer(state: dict[str, Any], rows: int, new: Tensor) -> dict[str, Any]:
 
 
 def _longer(key: str, value: Any, rows: int, new: Tensor) -> Any:
-    if not isinstance(value, Tensor) or not value.ndim or not new.ndim or len(value) != rows or rows == len(new):
+    if (
+        key == "col_var"
+        or not isinstance(value, Tensor)
+        or not value.ndim
+        or not new.ndim
+        or len(value) != rows
+        or rows == len(new)
+    ):
         return value
     more = len(new) - rows
     copied = key in COPIES and value.shape[1:] == new.shape[1:]
