@@ -93,7 +93,7 @@ def figures(part: str, source: Source, seeds: int, forms: list[str]) -> dict[str
     """Both forms of a protocol, beside what is published."""
     protocol = PROTOCOLS[part]
     config = Config.load(RECIPES / f"{protocol.recipe}.toml", ["run.device=cpu"])
-    told: dict[str, Any] = {"recipe": protocol.recipe, "published": protocol.published}
+    told: dict[str, Any] = {"recipe": protocol.recipe, "published": protocol.published, "seeds": list(range(seeds))}
     for form in forms:
         name, published = FORMS[form], form == "published"
         values = [last(config, protocol, source, seed, published) for seed in range(seeds)]
@@ -127,7 +127,6 @@ def main() -> None:
             "about": "Online MNIST: replay, GDumb and A-GEM beside published figures.",
             "command": "python benchmarks/online_mnist.py --data FOLDER",
             "published": SOURCE,
-            "seeds": list(range(args.seeds)),
             "machine": "CPU, one thread",
             "versions": {"python": platform.python_version(), **{p: version(p) for p in ("nacre", "torch")}},
             "parts": {**known.get("parts", {}), part: found},
