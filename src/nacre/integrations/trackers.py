@@ -87,10 +87,12 @@ def send(record: Mapping[str, Any], to: Iterable[Tracker], seed: int | None = No
         seed: Which seed's part, where the record has several.
     """
     for tracker in to:
-        tracker.store_init_configuration(settings(record))
-        for step, values in points(record, seed):
-            tracker.log(values, step=step)
-        tracker.finish()
+        try:
+            tracker.store_init_configuration(settings(record))
+            for step, values in points(record, seed):
+                tracker.log(values, step=step)
+        finally:
+            tracker.finish()
 
 
 def settings(record: Mapping[str, Any]) -> dict[str, Any]:
