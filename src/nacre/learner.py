@@ -208,6 +208,7 @@ class Learner(Stateful):
             if not self.stage and not self.step and not (self.begun and met.task.border):
                 for hears in listeners:
                     hears.task_begins(self, met)
+                self._meet(met.task)
             while self.stage < len(self.stages):
                 stage = self.stages[self.stage]
                 if stage.runs_on(met.task):
@@ -377,6 +378,16 @@ class Learner(Stateful):
             raise BadSetting(
                 f"{what} of a stage needs its end, and a task-free stream has one stage without an end: leave it out, {cure}"
             )
+
+    def _meet(self, task: Task) -> None:
+        """Let the methods of all stages see a task while the model is as the tasks before have left it.
+
+        The first stage's driver does so itself.
+        """
+        for number, stage in enumerate(self.stages):
+            if number and stage.runs_on(task) and stage.method.overrides("meet"):
+                own = replace(task, stage=number)
+                Drive(stage.method, self.model, None, own, seed=self.seed, precision=self.precision).meet()
 
     def _run(self, stage: Stage, task: Task, listeners: tuple[Listener, ...]) -> None:
         drive = Drive(

@@ -16,7 +16,7 @@ from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
 from nacre.core.rows import Batch
 from nacre.core.run import MEASURED, Run
 from nacre.experiment import Experiment, Finished, Observer, load
-from nacre.report import comparison, matrix
+from nacre.report import comparison, matrix, write_report
 from tests.end_to_end.small import config, newest, pictures, same
 
 KEYS = {
@@ -39,6 +39,7 @@ KEYS = {
         "summary",
         "motion",
         "stale",
+        "drift",
         "rest",
         "nonfinite",
         "seconds",
@@ -272,9 +273,32 @@ def test_a_last_batch_of_one_small_picture_can_be_normalised():
     assert run.status == "finished"
 
 
+def test_statistics_that_follow_the_backbone_are_recorded(tmp_path):
+    """By a method of the tuning stage, and by one in a stage behind it; anchors come from a file of the same kind."""
+    tuned = {"methods": [], "epochs": 1, "optimizer": {"name": "sgd", "lr": 0.01}}
+    ldc = {"name": "ldc", "head": {"name": "Ridge"}}
+    runs = [
+        Experiment(config(stage=stages)).run()
+        for stages in ([{**tuned, "methods": [ldc]}], [tuned, {"methods": [ldc]}])
+    ]
+    one, other = (run.results[0] for run in runs)
+    assert one.matrix == other.matrix and one.drift == other.drift
+    assert set(one.drift) == {"1", "2", "3", "4"} and not any(one.stale.values())
+    assert all(0 < told["cosine"] <= 1 and told["rows"] > 0 for told in one.drift.values())
+    page = write_report(runs[0], tmp_path / "page.html")
+    assert "Statistics were taken along to the present backbone 4 times" in page.read_text(encoding="utf-8")
+    x = np.random.default_rng(0).integers(0, 17, (30, 1, 8, 8)).astype("uint8")
+    np.savez(tmp_path / "far.npz", x=x, y=np.arange(30) % 3)
+    seen = config(stage=[{**tuned, "methods": [ldc]}])
+    seen.data.anchors = str(tmp_path / "far.npz")
+    rows = Experiment(seen).run().results[0].drift["1"]["rows"] - one.drift["1"]["rows"]
+    assert rows == 24  # the training share of them
+
+
 def test_answering_with_stale_statistics_is_recorded_and_said_once(caplog):
     stages = [{"methods": [{"name": "mist", "batch": 200}], "optimizer": {"name": "sgd", "lr": 0.1}}, *READ_OUT]
     run = Experiment(config(stage=stages)).run()
     stale = list(next(iter(run.results.values())).stale.values())
     assert stale[0] == [] and stale[-1] == list(range(len(stale) - 1))
-    assert len([r for r in caplog.records if "older backbone" in r.message]) == 1
+    said = [r.message for r in caplog.records if "older backbone" in r.message]
+    assert len(said) == 1 and "answer with LDC" in said[0]

@@ -422,8 +422,8 @@ METHODS = [
     Row(
         "RanPAC with a ridge that cannot be solved",
         BadSetting,
-        "RanPAC cannot solve its regression with ridge = 0 in float32: the random features are linearly "
-        'dependent; use a larger ridge, or precision = "float64"',
+        "ridge regression on random features cannot be solved with ridge = 0 in float32: they are linearly dependent; use a "
+        'larger ridge, or precision = "float64"',
         singular,
     ),
     Row(
@@ -439,10 +439,10 @@ METHODS = [
         lambda at: ClassStatistics(covariance="none").covariance_of(0),
     ),
     Row(
-        "a discriminant of classes' own covariances",
+        "a discriminant of means alone",
         BadSetting,
-        'no shared covariance is kept: set covariance = "shared"',
-        lambda at: discriminant(ClassStatistics(covariance="full"), 0.1),
+        'no covariance is kept: set covariance = "low_rank", "full" or "shared"',
+        lambda at: discriminant(ClassStatistics(covariance="none"), 0.1),
     ),
     Row(
         "SLDA with other statistics",

@@ -120,7 +120,7 @@ def test_the_ridge_is_chosen_on_the_tasks_own_training_rows_only():
         if spoil:
             tasks = [Experience(e.task, {"t": rows((0,), 5, "spoiled")}) for e in tasks]
         list(learner.learn(tasks))
-        return learner.stages[0].method.chosen
+        return learner.stages[0].method.head.chosen
 
     first, second = chosen(1), chosen(2)
     assert first == chosen(1, spoil=True) and second == chosen(2, spoil=True)

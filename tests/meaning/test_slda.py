@@ -118,5 +118,5 @@ def test_no_weight_moves_and_told_tasks_shut_other_classes():
 def test_other_statistics_are_refused():
     with pytest.raises(BadSetting, match='covariance = "shared"'):
         SLDA(statistics=ClassStatistics(covariance="full"))
-    with pytest.raises(BadSetting, match="no shared covariance"):
-        discriminant(ClassStatistics(), 0.1)
+    with pytest.raises(BadSetting, match="no covariance is kept"):
+        discriminant(ClassStatistics(covariance="none"), 0.1)

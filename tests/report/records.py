@@ -65,6 +65,10 @@ def odd() -> dict[str, Run]:
     _nan(holes.results[0])
     stale, broken = run(), run()
     stale.results[0].stale["task3"] = [0, 1, 2]
+    followed = run()
+    for made in followed.results.values():
+        told = {"rows": 440.0, "cosine": 0.91, "explained": 0.75, "r2": 0.5, "ridge": 0.3}
+        made.drift = {"1": told, "2": {"rows": 1.0, "cosine": 0.5, "width": 1.3}}
     broken.results[1].rest[2]["moved"] = 7
     broken.results[0].nonfinite = [
         {"task": 1, "stage": 0, "step": 3, "tensor": "<i>", "done": "skipped", "back_to": None}
@@ -88,6 +92,7 @@ def odd() -> dict[str, Run]:
         "interrupted": run(status="interrupted"),
         "NaN everywhere": holes,
         "stale": stale,
+        "statistics that follow": followed,
         "rest broken, NaN came up": broken,
         "odd names": run(len(ODD), names=ODD),
         "odd words": told,

@@ -105,6 +105,11 @@ def test_the_rest_of_the_record_is_told(page: Reader):
     assert page.table("What the numbers depend on").column("version")["python"] == "3.11"
     stale = read_odd("stale")
     assert stale.table("Tasks answered").rows[1] == ["0", "task3", "3", "0, 1, 2"]
+    followed = read_odd("statistics that follow")
+    assert "Statistics were taken along to the present backbone 4 times: 75.0 % of the drift" in followed.text
+    rows = followed.table("Drift of the features").rows
+    assert rows[1] == ["0", "1", "440", "0.910", "0.750", "0.500", "ridge 0.3"]
+    assert rows[2] == ["0", "2", "1", "0.500", "-", "-", "width 1.3"]
 
 
 def test_bounds_are_drawn_beside_the_accuracy():

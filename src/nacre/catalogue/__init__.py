@@ -4,7 +4,7 @@
 """
 
 from .foreign import import_plugins, plugins, refuse_missing_plugins
-from .parts import KINDS, Entry, Setting, about, entries, find, make, settings_of
+from .parts import KINDS, Entry, Setting, about, entries, find, followers, make, settings_of
 from .typed import NONE, build, inner_class, join, placed
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "build",
     "entries",
     "find",
+    "followers",
     "import_plugins",
     "inner_class",
     "join",

@@ -152,6 +152,15 @@ def find(kind: str, name: str) -> Entry:
     raise UnknownName(kind, name, [e.name for e in known.values()])
 
 
+def followers() -> list[str]:
+    """The methods whose class statistics follow a backbone that moves.
+
+    >>> len(followers()) > 0
+    True
+    """
+    return [name for name, kind in KINDS["method"].items() if kind.follows]
+
+
 def about(name: str) -> list[Entry]:
     """Everything in the catalogue that has this name, in any case.
 

@@ -2,7 +2,8 @@
 
 One step: take rows (raw) -> `shape_batch` -> augment -> forward -> `shape_logits` -> `objective` + `loss` -> backward ->
 `shape_grads` -> optimizer -> `shape_weights` -> `resting` -> `after_step`. One stage: grow the head -> `prepare` ->
-`begin_stage` -> `prepare` -> `shape_rows` -> the optimizer is made -> modes are set -> steps -> `end_stage`.
+`meet` -> `begin_stage` -> `prepare` -> `shape_rows` -> the optimizer is made -> modes are set -> steps -> `end_stage`. The
+learner asks the methods of all stages to `meet` a task before the first of them begins.
 
 Where several ranks learn together, each calls the model on its own rows of a step; gradients, running statistics and the loss
 are averaged at the end of the step's last backward pass, and `after_step` hears the rows of all.
@@ -166,9 +167,19 @@ class Drive:
             shards.refuse_unknown_layout(self.model)
             ranks.broadcast(list(shards.replicated(self._tensors()).values()))
         if not self.begun:
+            self.meet()
             with self._learning():
                 self.method.begin_stage(self.model, self.task)
             self.method.prepare(self.model)
+
+    def meet(self) -> None:
+        """Let the method see the task before anything of it is learned.
+
+        Entering does so by itself. Where other stages come before this one, call it before the first of them.
+        """
+        if "meet" in self.heard:
+            with self._learning(), evaluating(self.model), torch.no_grad():
+                self.method.meet(self.model, self.task)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the stage, unless it failed: hooks are removed, then the method learns what it will remember."""

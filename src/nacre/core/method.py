@@ -32,6 +32,7 @@ class Method(Rule):
         fidelity: How sure we are that it is what was published.
         joins: Whether the method is trained on the whole stream at once, as bounds are.
         accumulates: Whether each task brings it the rows of all tasks before, too.
+        follows: Whether its class statistics are taken along when others move the backbone, so that they do not become stale.
         keeps: How the bytes of its state go with the length of the stream, beside what follows the head: `"constant"`,
             `"per class"` (the same after many tasks of the same classes), or `"per task"`.
     """
@@ -40,9 +41,10 @@ class Method(Rule):
     fidelity: ClassVar[Fidelity] = "faithful"
     joins: ClassVar[bool] = False
     accumulates: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
     keeps: ClassVar[Literal["constant", "per class", "per task"]] = "constant"
     TASK_HOOKS: ClassVar[tuple[str, ...]] = (
-        "prepare", "begin_stage", "shape_rows", "shape_order", "shape_batch", "shape_logits", "objective", "loss",
+        "prepare", "meet", "begin_stage", "shape_rows", "shape_order", "shape_batch", "shape_logits", "objective", "loss",
         "after_step", "end_stage",
     )  # fmt: skip
 
@@ -52,6 +54,13 @@ class Method(Rule):
         """Make the model and my parts what my state says: modules, requires_grad.
 
         Idempotent. Called after every load, before any weights are loaded, and on both sides of `begin_stage`.
+        """
+
+    def meet(self, model: nn.Module, task: Task) -> None:  # each, in order
+        """See the task's rows while the model is still as the tasks before have left it.
+
+        Called before the first stage of a task, whichever stage the method belongs to, and by a driver that nobody did this for
+        again before `begin_stage`: idempotent until the stage has ended. No weights, modes or answers are changed here.
         """
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:  # each, in order
@@ -101,6 +110,10 @@ class Method(Rule):
         """Tasks whose statistics were taken with another backbone than the present one."""
         return []
 
+    def drifts(self) -> dict[str, dict[str, float]]:  # union
+        """Task -> how well the statistics of earlier tasks could be taken along when it had moved the backbone."""
+        return {}
+
 
 @dataclass
 class Composed(Method):
@@ -135,6 +148,10 @@ class Composed(Method):
     def prepare(self, model: nn.Module) -> None:
         for m in self.methods:
             m.prepare(model)
+
+    def meet(self, model: nn.Module, task: Task) -> None:
+        for m in self.methods:
+            m.meet(model, task)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         for m in self.methods:
@@ -187,6 +204,9 @@ class Composed(Method):
     def stale(self, model: nn.Module) -> list[int]:
         return sorted({i for m in self.methods for i in m.stale(model)})
 
+    def drifts(self) -> dict[str, dict[str, float]]:
+        return {task: told for m in self.methods for task, told in m.drifts().items()}
+
 
 def _union(masks: Iterable[Tensors]) -> Tensors:
     union: Tensors = {}
@@ -222,7 +242,7 @@ TRAINING = (
     "shape_rows", "objective", "loss", "shape_batch", "shape_logits", "shape_grads", "shape_weights", "resting",
     "after_step",
 )  # fmt: skip
-READING = ("begin_stage", "end_stage", "predict")
+READING = ("meet", "begin_stage", "end_stage", "predict")
 
 
 def trains(method: Rule) -> bool:

@@ -71,7 +71,7 @@ def check_layers(model: nn.Module) -> None:
             )
 
 
-BORDERS = ("begin_stage", "end_stage", "shape_order")
+BORDERS = ("meet", "begin_stage", "end_stage", "shape_order")
 """What a method can only do where it is told that a task begins or ends."""
 
 

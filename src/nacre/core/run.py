@@ -40,6 +40,9 @@ class Result:
         summary: Figures read off the matrix, by name.
         motion: Moment -> what had moved since its task began: `total`, and `tensors` by name.
         stale: Moment -> tasks that were answered with statistics of another backbone.
+        drift: Task -> how well the statistics of earlier tasks could be taken along when it had moved the backbone: `rows` seen
+            before and after, their mean `cosine`, the share of the squared drift of classes left out that the map `explained`,
+            `r2`, the same around its mean, and what was chosen.
         rest: For each stage (`task`, `stage`) how many `entries` it trained, how many of these were `asked` to rest at each of
             its steps, and how many of those `moved` all the same.
         nonfinite: Where a loss, a gradient or a weight became NaN or infinite, which tensor was the first, and what was done.
@@ -55,6 +58,7 @@ class Result:
     summary: dict[str, float] = field(default_factory=dict)
     motion: dict[str, Any] = field(default_factory=dict)
     stale: dict[str, list[int]] = field(default_factory=dict)
+    drift: dict[str, dict[str, float]] = field(default_factory=dict)
     rest: list[dict[str, int]] = field(default_factory=list)
     nonfinite: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

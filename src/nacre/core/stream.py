@@ -28,6 +28,8 @@ class Task:
         border: Whether anybody is told where it begins and ends and what it brings. On a task-free stream nobody is: it is a
             piece of one long task, its classes are not announced, and methods hear of neither its beginning nor its end.
         ordered: Whether its rows are met in the order in which they lie, instead of a drawn one.
+        anchors: Rows whose labels mean nothing, which may be seen in every task: other people's texts or pictures, through
+            which methods look at how the backbone changes; None where nobody gave any.
         stage: Which stage of it is running; set by the learner.
         device: Where batches are to be put; set by the driver.
         augment: The stage's augmentation by counted dice, `augment(batch, *place)`; set by the driver.
@@ -43,6 +45,7 @@ class Task:
     once: bool = False
     border: bool = True
     ordered: bool = False
+    anchors: Rows | None = None
     stage: int = 0
     device: str = "cpu"
     augment: Callable[..., Batch] | None = None
@@ -130,4 +133,5 @@ class Joined:
         owners = tuple((e.task.classes, e.task.task_id) for e in met if e.task.classes)
         train = (Once(rows, 0) if once else rows) if rows.parts else None
         border = all(e.task.border for e in met)
-        return Experience(Task(0, train, classes, owners=owners, once=once, border=border), tests)
+        anchors = met[0].task.anchors if met else None
+        return Experience(Task(0, train, classes, owners=owners, once=once, border=border, anchors=anchors), tests)

@@ -176,7 +176,10 @@ def _complete(config: Config, tables: Mapping[str, Any]) -> None:
         make("schedule", {"name": "constant", **stage.schedule}, f"{place}.schedule")
         entry = find("schedule", stage.schedule.get("name", "constant"))
         stage.schedule = {"name": entry.name, **{s.name: s.default for s in entry.settings}, **stage.schedule}
-    for table, name, place in ((config.data, "source", "data"), (config.backbone, "source", "backbone")):
+    paths = ((config.data, "source", "data"), (config.data, "anchors", "data"), (config.backbone, "source", "backbone"))
+    for table, name, place in paths:
+        if getattr(table, name) is None:
+            continue
         with placed(place):
             path = path_of(getattr(table, name))
         if path.exists() and getattr(table, name) not in {e.name for k in ("data", "backbone") for e in entries(k)}:

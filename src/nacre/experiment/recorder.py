@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..catalogue import followers
 from ..core.dice import dice
 from ..core.errors import BadData
 from ..core.model import device_of
@@ -156,6 +157,7 @@ class Recorder(Listener):
             summary=summary,
             motion=self.moved.to_json(),
             stale=self.stale,
+            drift=self.trial.learner.answering().drifts(),
             rest=self.rests.to_json(),
             nonfinite=self.trial.learner.nonfinite,
             seconds=self.seconds,
@@ -218,10 +220,12 @@ class Recorder(Listener):
         if self.stale[moment] and not any(self.stale[m] for m in self.stale if m != moment):
             logger.warning(
                 "at %s, %s answers for tasks %s with statistics taken with an older backbone: expect those tasks to seem "
-                'forgotten; tune on the first task only (when = "first"), or see `stale` in run.json',
+                "forgotten; answer with %s, whose statistics follow the backbone, or tune on the first task only (when = "
+                '"first")',
                 moment,
                 type(self.trial.learner.answering()).__name__,
                 ", ".join(map(str, self.stale[moment])),
+                " or ".join(followers()),
             )
 
     def _resting(self, learner: Learner) -> tuple[Tensors, dict[str, Any], Tensors]:

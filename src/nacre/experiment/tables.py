@@ -84,6 +84,10 @@ class DataTable(Table):
     label: str | None = setting(None, "the column of the labels in a table; none goes by the names of the columns")
     image: str | None = setting(None, "the column of the pictures in a Hugging Face dataset; none takes them, if any")
     size: int | list[int] | None = setting(None, "side, or [height, width], that pictures in folders are stretched to")
+    anchors: str | None = setting(
+        None,
+        "more data of the same kind, whose labels nobody reads: methods look through them at how the backbone changes",
+    )
     test_share: float = setting(0.2, "the part of each class that is kept for testing where there are no test rows")
     seed: int | None = setting(
         None, "draws what is drawn of the data, such as test rows where there are none; none = the run's seed", low=0

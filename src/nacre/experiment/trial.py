@@ -23,7 +23,8 @@ from ..core.stream import Joined, Stream, Task
 from ..data import Source, augmentation, digest, load, without_test_rows
 from ..heads import GrowingLinear, MultiHead
 from ..learner import Learner, Stage
-from ..streams import STREAMS, First, FromData, arriving
+from ..streams import STREAMS, Anchored, First, FromData, arriving
+from .anchors import anchors_of
 from .bodies import GIVEN, body_of, read_as, read_by
 from .config import Config
 from .features import Features, Read, always_the_same
@@ -135,10 +136,13 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
     )
+    with placed("data"):
+        anchors = anchors_of(config, body, source, drawn)
     features = None
     if config.backbone.cache == "auto" and split.brings != "all" and always_the_same(stages, config.backbone.frozen):
         features = Features(model, body, source, run.precision, run.deterministic, known)
     met = split if features is None else Read(split, features)
+    met = met if anchors is None else Anchored(met, anchors)
     learned = as_met(arriving(met, told.arrival, seed), *(s.method for s in stages))
     made = Trial(seed, source, split, learned, body, learner, told.arrival)
     made.features, made.read_as = features, read_as(body, source)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.errors import BadSetting
 from .statistics import ClassStatistics
 
 
@@ -19,14 +18,14 @@ def discriminant(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor,
     rows, e the shrinkage: the logarithms of the classes' densities, up to what they have in common. Classes count alike.
 
     Args:
-        statistics: With `covariance = "shared"`.
+        statistics: With a covariance of any kind; those of single classes are pooled.
         shrinkage: e, in (0, 1].
 
     Returns:
         W, (width, classes), and b, (classes,).
 
     Raises:
-        BadSetting: no shared covariance is kept.
+        BadSetting: no covariance is kept.
 
     >>> statistics = ClassStatistics(covariance="shared")
     >>> statistics.add(torch.tensor([[0.0], [2.0], [4.0], [6.0]]), torch.tensor([0, 0, 1, 1]))
@@ -34,9 +33,9 @@ def discriminant(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor,
     >>> (torch.tensor([[2.9], [3.1]]).double() @ weight + bias).argmax(1)
     tensor([0, 1])
     """
-    if statistics.mean is None or statistics.pooled is None:
-        raise BadSetting('no shared covariance is kept: set covariance = "shared"')
-    mean, rows = statistics.mean, statistics.count.sum()
-    spread = (1 - shrinkage) * statistics.pooled / rows + shrinkage * torch.eye(mean.shape[1]).to(mean)
+    within, rows = statistics.within(), statistics.count.sum()
+    assert statistics.mean is not None
+    mean = statistics.mean.double()
+    spread = (1 - shrinkage) * within / rows + shrinkage * torch.eye(mean.shape[1]).to(mean)
     weight = torch.cholesky_solve(mean.T, torch.linalg.cholesky(spread))
     return weight, -(mean.T * weight).sum(0) / 2

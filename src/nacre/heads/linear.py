@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.dice import dice
@@ -49,11 +50,33 @@ class GrowingLinear(nn.Linear):
             row = torch.empty(self.in_features + 1).uniform_(-bound, bound, generator=dice(self.seed, "head", c))
             weight.append(row[None, :-1].to(self.weight))
             bias.append(row[-1:].to(self.bias))
-        free = self.weight.requires_grad
-        self.weight = nn.Parameter(torch.cat(weight), requires_grad=free)
-        self.bias = nn.Parameter(torch.cat(bias), requires_grad=free)
+        self.weight = nn.Parameter(torch.cat(weight), requires_grad=self.weight.requires_grad)
+        self.bias = nn.Parameter(torch.cat(bias), requires_grad=self.bias.requires_grad)
         self.out_features = classes
         return True
+
+
+class GrowingCosine(GrowingLinear):
+    """Logits scale * cos(features, weight of the class): rows count by their direction alone.
+
+    Args:
+        width: Features read.
+        classes: Classes known at the start.
+        seed: Seeds the new rows.
+        scale: What cosines are multiplied by, the inverse of a temperature.
+
+    >>> head = GrowingCosine(2, classes=1, scale=20.0)
+    >>> round(head(head.weight.detach() * 7).item(), 4)
+    20.0
+    """
+
+    def __init__(self, width: int, classes: int = 0, seed: int = 0, scale: float = 20.0):
+        super().__init__(width, classes, seed)
+        self.scale = scale
+        self.bias.requires_grad_(False)  # it is not read
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(input, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 class MultiHead(GrowingLinear):

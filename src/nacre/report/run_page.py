@@ -12,6 +12,7 @@ from .moved import moved_section
 from .pieces import Bar, Callout, Card, Cards, Fold, Heat, Page, Piece, Plot, Section, Share, Side, Table, Text, heat
 from .sheet import Sheet
 from .sources import environment_section, references_section, settings_section
+from .statistics import statistics_section
 
 MATRIX = 40  # rows, and columns, of the matrix
 LATER = 25  # likewise, of those of single seeds and of runs that are compared
@@ -42,7 +43,7 @@ def _measured(run: Run, lines: Sequence[plots.Line], levels: Sequence[plots.Leve
         nothing = "Nothing was measured yet" if run.status == "running" else "Nothing was measured"
         return [Section("accuracy", "Accuracy", [Callout(nothing, "Figures come once a first task has been learned.")])]
     parts = [accuracy_section(run, lines, levels), _forgetting(run), _training(run, shape), moved_section(run)]
-    return [*parts, _stale(run), *_trouble(run), _cost(run)]
+    return [*parts, statistics_section(run), *_trouble(run), _cost(run)]
 
 
 def facts_of(run: Run) -> list[str]:
@@ -226,26 +227,6 @@ def max_of(values: Sequence[float | None]) -> float:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
-
-
-def _stale(run: Run) -> Section:
-    per_seed = {seed: r.stale for seed, r in run.results.items()}
-    found = [(s, m, tasks) for s, stale in per_seed.items() for m, tasks in stale.items() if tasks]
-    about = "A head that reads class statistics knows which backbone they were taken with."
-    if not found:
-        good = Callout("No answer stood on statistics of an older backbone", about, "good")
-        return Section("stale", "Stale statistics", [good])
-    rows = [
-        [str(s), m, str(len(tasks)), ", ".join(map(str, tasks[:12])) + (", …" if len(tasks) > 12 else "")]
-        for s, m, tasks in (found[k] for k in evenly(len(found), ROWS))
-    ]
-    sheet = Sheet(
-        ["seed", "after", "stale", "tasks"], rows, "Tasks answered with statistics of another backbone", left=2
-    )
-    last = over(r.figure("stale") for r in run.results.values())
-    cure = 'Tune on the first task only (when = "first"), or expect these tasks to seem forgotten.'
-    title = f"At the end {last.mean:g} tasks were answered with statistics of an older backbone"
-    return Section("stale", "Stale statistics", [Callout(title, f"{about} {cure}", "bad"), Table(sheet)])
 
 
 def _trouble(run: Run) -> list[Section]:

@@ -1,5 +1,6 @@
 """Streams: what arrives in which order, made of data."""
 
+from .anchored import Anchored
 from .arrival import ARRIVALS, Arriving, arriving, offline, online, task_free
 from .changed import Changed
 from .first import First
@@ -13,6 +14,7 @@ from .split import Split, split
 __all__ = [
     "ARRIVALS",
     "STREAMS",
+    "Anchored",
     "Arriving",
     "Changed",
     "Data",
