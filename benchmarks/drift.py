@@ -57,7 +57,7 @@ def banking(args: argparse.Namespace, body: Body, seed: int) -> Scene:
     tasks = in_tasks(range(77), 7, seed, "classes")
     other = _read(args.clinc150, body)
     far = _domain_rows(args, other, lambda name: not any(word in name for word in BANK_WORDS))
-    far = far[torch.randperm(len(far), generator=torch.Generator().manual_seed(seed))[:1000]]
+    far = far[torch.randperm(len(far), generator=torch.Generator().manual_seed(seed))[:600]]
     return Scene(train, source.test, source.train.y[kept], source.test.y, tasks, {"clinc150": Picked(other.train, far)})
 
 
@@ -97,7 +97,8 @@ def _domain_rows(args: argparse.Namespace, source: Source, wanted: Callable[[str
 
 def full(rate: float, epochs: int) -> Stage:
     """All weights of the blocks, cross-entropy of a cosine head that starts at class means."""
-    return Stage(Imprint(), MadeOptimizer("adamw", rate), epochs=epochs, batch_size=32)
+    falling = schedule("linear")
+    return Stage(Imprint(), MadeOptimizer("adamw", rate), epochs=epochs, batch_size=32, schedule=falling)
 
 
 def mist(epochs: int) -> Stage:

@@ -101,7 +101,9 @@ class Imprint(Method):
                 head.weight[c] = F.normalize(F.normalize(z[y == c], dim=1).mean(0), dim=0)
 
 
-def tabled(scene: Scene, body: Body, stage: Stage, seed: int, path: Path, frozen: str | None = None) -> dict[str, Any]:
+def tabled(
+    scene: Scene, body: Body, stage: Stage, seed: int, path: Path, frozen: str | None = None, averages: bool = False
+) -> dict[str, Any]:
     """Tune on every task and write the table to a file; what is known of it, read again where it lies there.
 
     Args:
@@ -110,7 +112,8 @@ def tabled(scene: Scene, body: Body, stage: Stage, seed: int, path: Path, frozen
         stage: How.
         seed: Of the learner.
         path: The table, safetensors; what is known of it stands beside, as JSON.
-        frozen: The start of the names of weights that do not train at all.
+        frozen: What the names of weights contain that do not train at all.
+        averages: Whether test rows are seen after each task, and not only before the first and after the last.
     """
     told = path.with_suffix(".json")
     if told.exists():
@@ -132,7 +135,7 @@ def tabled(scene: Scene, body: Body, stage: Stage, seed: int, path: Path, frozen
         if k < len(stream) and (rows := stream[k].task.train) is not None:
             see(f"{k}/train{k}", rows)
         if k:
-            for j in range(k):
+            for j in range(k if averages or k == len(stream) else 0):
                 see(f"{k}/test{j}", stream[j].tests[f"task{j}"])
             if (rows := stream[k - 1].task.train) is not None:
                 see(f"{k}/train{k - 1}", rows)
@@ -149,13 +152,13 @@ def tabled(scene: Scene, body: Body, stage: Stage, seed: int, path: Path, frozen
         seconds["tuning"] += perf_counter() - began
         moment(met.task.index + 1)
         right = total = 0
-        for j, e in enumerate(stream[: met.task.index + 1]):
+        for j, e in enumerate(stream[: met.task.index + 1] if f"{met.task.index + 1}/test0" in table else []):
             y = _labels(e.tests[f"task{j}"])
             with torch.no_grad():
                 right += int((model.head(table[f"{met.task.index + 1}/test{j}"]).argmax(1) == y).sum())
             total += len(y)
-        own.append(right / total)
-        print(path.stem, met.task.index, f"own head {own[-1]:.3f}", f"{seconds['tuning']:.0f} s", flush=True)
+        own += [right / total] if total else []
+        print(path.stem, met.task.index, f"{seconds['tuning']:.0f} + {seconds['features']:.0f} s", own, flush=True)
         began = perf_counter()
     for j, met in enumerate(stream):
         if met.task.train is not None:
@@ -271,7 +274,7 @@ def _labels(rows: Rows) -> Tensor:
 
 
 def answered(
-    method: Method, path: Path, scene: Scene, *, anchors: Sequence[str] = (), as_of: str = ""
+    method: Method, path: Path, scene: Scene, *, anchors: Sequence[str] = (), as_of: str = "", averages: bool = False
 ) -> dict[str, Any]:
     """Accuracies of a read-out over a table: of each moment over the rows of all tasks so far, and seconds a task.
 
@@ -280,7 +283,8 @@ def answered(
         path: The table.
         scene: What it is of.
         anchors: Rows without labels that each task brings.
-        as_of: `"first"` or `"last"`: everything is seen as by the backbone of that moment, only the end is told.
+        as_of: `"first"` or `"last"`: everything is seen as by the backbone of that moment.
+        averages: Whether it is asked after each task, and not only after the last.
     """
     model, stream = looked_up(path, scene, anchors)
     if as_of:
@@ -289,13 +293,9 @@ def answered(
     found, took, began = [], [], perf_counter()
     for met in learner.learn(stream):
         took.append(perf_counter() - began)
-        if not as_of or met.task.index == len(stream) - 1 or as_of == "first":
-            right = [
-                score(learner.predict, rows) * len(rows)
-                for e in stream[: met.task.index + 1]
-                for rows in e.tests.values()
-            ]
-            found.append(sum(right) / sum(len(rows) for e in stream[: met.task.index + 1] for rows in e.tests.values()))
+        if met.task.index == len(stream) - 1 or averages:
+            seen = [rows for e in stream[: met.task.index + 1] for rows in e.tests.values()]
+            found.append(sum(score(learner.predict, rows) * len(rows) for rows in seen) / sum(map(len, seen)))
         began = perf_counter()
     return {
         "last": 100 * found[-1],
