@@ -6,6 +6,7 @@ from .der import DER, DERpp
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
+from .feature_distillation import FeatureDistillation
 from .gdumb import GDumb
 from .icarl import ICaRL
 from .joint import Joint
@@ -15,6 +16,7 @@ from .mist import MIST
 from .ranpac import RanPAC
 from .si import SI
 from .simplecil import SimpleCIL
+from .slca import SLCA
 from .slda import SLDA
 from .task_adapters import TaskAdapters
 
@@ -27,9 +29,11 @@ __all__ = [
     "MAS",
     "MIST",
     "SI",
+    "SLCA",
     "SLDA",
     "Cumulative",
     "DERpp",
+    "FeatureDistillation",
     "GDumb",
     "ICaRL",
     "Joint",
