@@ -141,6 +141,6 @@ class SLCA(Method):
         if self.temperature is not None:
             task = torch.tensor(list(self.since.values()), device=logits.device)
             of = F.one_hot(task.unique(return_inverse=True)[1]).to(logits)  # (classes met, tasks)
-            lengths = (logits[:, met].square() @ of + TINY).sqrt()
+            lengths = (logits[:, met].square() @ of).clamp_min(TINY).sqrt()
             logits = logits / lengths.mean(1, keepdim=True) / self.temperature
         return F.cross_entropy(logits.masked_fill(shut, float("-inf")), y)
