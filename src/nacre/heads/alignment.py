@@ -6,7 +6,7 @@ Shapes: features (rows, width), logits (rows, classes).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -79,7 +79,7 @@ def head_of(model: nn.Module, batch: Batch, who: str) -> nn.Module:
 class Alignment(Stateful):
     """Trains a head, and nothing below it, on rows drawn from each class's mean and covariance.
 
-    Each epoch draws `samples` rows of N(s_c (mu_c + table_c), Sigma_c + spread I) for each class c and goes through them in
+    Each epoch draws `samples` rows of N(s_c mu_c, Sigma_c + spread I) for each class c and goes through them in
     batches of `samples` in a drawn order, by SGD with momentum, whose rate falls by half a cosine from epoch to epoch. Classes
     that task t_c brought, of t tasks so far (both counted from 1), have s_c = 1 - decay + decay t_c / t: older ones are drawn
     nearer to 0. All dice are counted. The head trains in fp32 or better and in eval mode, and is written back when it is done.
@@ -118,6 +118,7 @@ class Alignment(Stateful):
         *place: int | str,
         loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
         table: Tensor | None = None,
+        moving: Sequence[int] = (),
         table_lr: float = 0.0,
     ) -> None:
         """Train a head.
@@ -128,7 +129,8 @@ class Alignment(Stateful):
             since: The classes that are drawn, each with the task that brought it, counted from 1.
             *place: Further place of the dice, such as the task.
             loss: Of logits (rows, classes) and labels (rows,), a scalar.
-            table: (classes, width), added to the means and trained beside the head; changed in place.
+            table: (moving, width), added to the means of the moving classes and trained beside the head; changed in place.
+            moving: The classes that the rows of the table belong to.
             table_lr: Its rate in the first epoch.
 
         Raises:
@@ -140,7 +142,8 @@ class Alignment(Stateful):
         named = dict(head.named_parameters())
         weights = {n: _copied(p).requires_grad_() for n, p in named.items()}
         like = next(iter(weights.values()))
-        learned = torch.zeros_like(mean) if table is None else table.detach().clone()
+        learned = mean.new_zeros(0, mean.shape[1]) if table is None else table.detach().to(mean, copy=True)
+        moved = torch.tensor(moving, dtype=torch.long, device=mean.device)
         groups = [{"params": list(weights.values()), "lr": self.lr, "weight_decay": self.weight_decay}]
         if table_lr:
             groups.append({"params": [learned.requires_grad_()], "lr": table_lr, "weight_decay": 0.0})
@@ -157,7 +160,7 @@ class Alignment(Stateful):
                 order = torch.randperm(len(y), generator=dice(self.seed, "align", *place, epoch, "order"))
                 for rows in order.to(like.device).split(self.samples):
                     at = rows.to(mean.device) // self.samples  # which of the classes
-                    centres = scale[at] * (mean + learned)[known[at]]
+                    centres = scale[at] * mean.index_add(0, moved, learned)[known[at]]
                     sgd.zero_grad()
                     loss(functional_call(head, weights, (centres.to(like) + noise[rows],)), y[rows]).backward()
                     sgd.step()
