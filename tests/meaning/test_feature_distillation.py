@@ -205,6 +205,6 @@ def test_told_heads_are_of_no_matter_and_empty_rows_are_refused():
     net, drive = taught(method, told=True)
     batch = next(iter(drive.batches(0, size=8)))
     assert batch.task is not None and method.loss(net, batch, forward(net, batch)) > 0
-    with pytest.raises(BadSetting, match="has no rows"):
+    with pytest.raises(BadSetting, match="at least one row"):
         FeatureDistillation(rows=TensorRows(torch.zeros(0, 8), torch.zeros(0)))
     assert isinstance(net.head, GrowingLinear)

@@ -79,10 +79,11 @@ def head_of(model: nn.Module, batch: Batch, who: str) -> nn.Module:
 class Alignment(Stateful):
     """Trains a head, and nothing below it, on rows drawn from each class's mean and covariance.
 
-    Each epoch draws `samples` rows of N(s_c mu_c, Sigma_c + spread I) for each class c and goes through them in
-    batches of `samples` in a drawn order, by SGD with momentum, whose rate falls by half a cosine from epoch to epoch. Classes
-    that task t_c brought, of t tasks so far (both counted from 1), have s_c = 1 - decay + decay t_c / t: older ones are drawn
-    nearer to 0. All dice are counted. The head trains in fp32 or better and in eval mode, and is written back when it is done.
+    Each epoch draws `samples` rows of N(s_c mu_c, Sigma_c + spread I) for each class c and goes through them in batches of
+    `samples` in a drawn order, by SGD with momentum, whose rate falls by half a cosine from epoch to epoch. Classes that task
+    t_c brought, of t tasks so far (both counted from 1), have s_c = 1 - decay + decay t_c / t: older ones are drawn nearer to
+    0. Only classes that are drawn compete, and all dice are counted. The head trains in fp32 or better and in eval mode, and is
+    written back when it is done.
 
     Paper: SLCA: Slow Learner with Classifier Alignment for Continual Learning on a Pre-trained Model (arXiv 2303.05118).
 
@@ -128,7 +129,7 @@ class Alignment(Stateful):
             statistics: With the covariance of each class.
             since: The classes that are drawn, each with the task that brought it, counted from 1.
             *place: Further place of the dice, such as the task.
-            loss: Of logits (rows, classes) and labels (rows,), a scalar.
+            loss: Of logits (rows, classes drawn) and positions among these classes (rows,), a scalar.
             table: (moving, width), added to the means of the moving classes and trained beside the head; changed in place.
             moving: The classes that the rows of the table belong to.
             table_lr: Its rate in the first epoch.
@@ -150,19 +151,20 @@ class Alignment(Stateful):
         sgd = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         scale = torch.tensor(list(self.scales(since).values()), dtype=mean.dtype, device=mean.device)[:, None]
         known = torch.tensor(classes, device=mean.device)
-        y = known.repeat_interleave(self.samples).to(like.device)
         with torch.enable_grad(), exact(like.device), evaluating(head):
             for epoch in range(self.epochs):
                 fall = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
                 for group, peak in zip(sgd.param_groups, (self.lr, table_lr), strict=False):
                     group["lr"] = peak * fall
                 noise = self._noise(statistics, classes, *place, epoch).to(like)
-                order = torch.randperm(len(y), generator=dice(self.seed, "align", *place, epoch, "order"))
+                order = torch.randperm(len(noise), generator=dice(self.seed, "align", *place, epoch, "order"))
                 for rows in order.to(like.device).split(self.samples):
-                    at = rows.to(mean.device) // self.samples  # which of the classes
+                    y = rows // self.samples  # which of the classes that are drawn
+                    at = y.to(mean.device)
                     centres = scale[at] * mean.index_add(0, moved, learned)[known[at]]
+                    logits = functional_call(head, weights, (centres.to(like) + noise[rows],))
                     sgd.zero_grad()
-                    loss(functional_call(head, weights, (centres.to(like) + noise[rows],)), y[rows]).backward()
+                    loss(logits[:, known.to(like.device)], y).backward()
                     sgd.step()
         if not all(bool(w.isfinite().all()) for w in (*weights.values(), learned)):
             raise NonFinite(

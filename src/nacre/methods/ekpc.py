@@ -148,26 +148,12 @@ class EKPC(Method):
         since = {int(c): t for c, t in self.since.items()}
         old = [c for c, t in since.items() if t < self.tasks]
         table = self.statistics.mean.new_zeros(len(old), self.statistics.mean.shape[1])
-        self.alignment.train(
-            head,
-            self.statistics,
-            since,
-            task.index,
-            loss=self._unified,
-            table=table,
-            moving=old,
-            table_lr=self.drift_lr,
-        )
+        trained = {"table": table, "moving": old, "table_lr": self.drift_lr}
+        self.alignment.train(head, self.statistics, since, task.index, **trained)
         if self.drift_lr and old:
             self.statistics.mean[old] += table
             self.drift = torch.zeros_like(self.statistics.mean[:known]) if self.drift is None else self.drift
             self.drift[old] += table
-
-    def _unified(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The cross-entropy of drawn rows, over the classes that were met."""
-        shut = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-        shut[[int(c) for c in self.since]] = False
-        return nn.functional.cross_entropy(logits.masked_fill(shut, float("-inf")), y)
 
     def _weigh(self, model: nn.Module, task: Task) -> None:
         """Take the importance of what trains below the head, and anchor it here."""

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.dice import dice
-from ..core.errors import BadSetting
+from ..core.errors import BadSetting, shown
 from ..core.method import Method
 from ..core.model import Outputs, evaluating, forward
 from ..core.paper import Fidelity, Paper
-from ..core.rows import Batch, Rows
+from ..core.rows import Batch
 from ..core.rule import Site
 from ..core.snapshot import Snapshot
 from ..core.state import setting, state
@@ -50,7 +50,7 @@ class FeatureDistillation(Method):
         rows: Rows beside the task's.
 
     Raises:
-        BadSetting: the rows given are none.
+        BadSetting: what is given as rows is none, or no row.
 
     >>> FeatureDistillation(strength=10.0).wait
     1
@@ -69,7 +69,7 @@ class FeatureDistillation(Method):
     given_strength: float = setting(50.0, "weight of the distance on rows given in Python", low=0.0)
     given: int = setting(64, "of these rows, how many an optimizer step draws", low=1)
     seed: int = setting(0, "seeds which of these rows are drawn")
-    rows: Rows | None = field(
+    rows: Any | None = field(  # core.rows.Rows
         default=None, repr=False, compare=False, metadata={"help": "rows beside the task's; only Python can give them"}
     )
     teacher: Snapshot = state(Snapshot)
@@ -83,8 +83,11 @@ class FeatureDistillation(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rows is not None and not len(self.rows):
-            raise BadSetting(f"{WHO}.rows has no rows: give some, or leave it out")
+        if self.rows is not None and not (callable(getattr(self.rows, "take", None)) and len(self.rows)):
+            raise BadSetting(
+                f"{WHO}.rows is at least one row, given in Python (such as TensorRows), not {shown(self.rows)}: leave it out "
+                "of a config"
+            )
 
     def overrides(self, hook: str) -> bool:
         return super().overrides(hook) and (hook != "after_step" or self.rows is not None)

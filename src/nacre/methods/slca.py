@@ -134,13 +134,10 @@ class SLCA(Method):
         return self.statistics.stale(model)
 
     def _aligned(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The cross-entropy of drawn rows, over the classes that were met."""
-        met = torch.tensor([int(c) for c in self.since], device=logits.device)
-        shut = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-        shut[met] = False
+        """The cross-entropy of drawn rows; logits (rows, classes met)."""
         if self.temperature is not None:
             task = torch.tensor(list(self.since.values()), device=logits.device)
             of = F.one_hot(task.unique(return_inverse=True)[1]).to(logits)  # (classes met, tasks)
-            lengths = (logits[:, met].square() @ of).clamp_min(TINY).sqrt()
+            lengths = (logits.square() @ of).clamp_min(TINY).sqrt()
             logits = logits / lengths.mean(1, keepdim=True) / self.temperature
-        return F.cross_entropy(logits.masked_fill(shut, float("-inf")), y)
+        return F.cross_entropy(logits, y)
