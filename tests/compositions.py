@@ -42,7 +42,7 @@ COMPOSITIONS = {
         trained(compose(FeatureDistillation(strength=5.0), ER(rows=4, memory=Reservoir(capacity=20)))),
     ),
     "SLCA-ER": lambda: (trained(compose(SLCA(slow=0.5, alignment=Alignment(epochs=2, samples=8)), ER(rows=4))),),
-    "EKPC-ER": lambda: (trained(compose(EKPC(rows=8, alignment=Alignment(epochs=2, samples=8)), ER(rows=4))),),
+    "EKPC-ER": lambda: (trained(compose(EKPC(rows=8, alignment=Alignment(epochs=4, samples=16, lr=0.1)), ER(rows=4))),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }
 
