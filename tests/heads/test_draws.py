@@ -107,8 +107,7 @@ def test_both_devices_draw_alike(draw):
     there = draw(MEAN.cuda(), factor(2).cuda(), 9, dice("device"))
     _, covariance = moments(draws(MEAN.cuda(), factor(2).cuda(), 9, dice("device"), residual=0.2))
     assert there.is_cuda and (covariance.cpu() - target(factor(2), 0.2)).abs().max() < 1e-10
-    if draw is gaussian_draws:  # singular vectors have free signs
-        assert (here - there.cpu()).abs().max() < 1e-9
+    assert (here - there.cpu()).abs().max() < 1e-9
 
 
 def test_exact_draws_look_normal_where_rows_are_many():
