@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from worlds import Answer, Net, stream
 
 from nacre.core.errors import BadData, BadModel, BadSetting, NonFinite
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
-from nacre.heads import Alignment, ClassStatistics, draws, head_of, kernel_shift
+from nacre.heads import Alignment, ClassStatistics, GrowingLinear, draws, head_of, kernel_shift
 from nacre.learner import Learner, Stage
 from nacre.methods import EKPC, SLCA, FeatureDistillation
 from tests.errors.row import Place, Row
@@ -38,7 +37,7 @@ def in_parts(at: Place) -> Any:
 def torn(at: Place) -> None:
     statistics = ClassStatistics(covariance="full")
     statistics.add(torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1]))
-    Alignment(lr=1e30).train(nn.Linear(1, 2), statistics, {0: 1, 1: 1})
+    Alignment(lr=1e30).train(GrowingLinear(1, 2), statistics, {0: 1, 1: 1})
 
 
 ALIGNMENT = [

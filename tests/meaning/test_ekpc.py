@@ -20,7 +20,7 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import TensorRows
 from nacre.core.state import state
 from nacre.core.stream import Experience, Task
-from nacre.heads import Alignment, ClassStatistics, factor_of, gaussian_draws, kernel_shift
+from nacre.heads import Alignment, ClassStatistics, GrowingLinear, factor_of, gaussian_draws, kernel_shift
 from nacre.learner import Learner, Stage
 from nacre.memory import Reservoir
 from nacre.methods import EKPC, ER, TaskAdapters
@@ -155,7 +155,7 @@ def test_the_moves_of_old_means_are_trained_and_those_of_new_ones_are_not():
 
 def test_the_table_is_trained_on_the_loss_of_the_draws():
     """One step by hand: the gradient for a mean is the sum over its draws of scale * W' (p - onehot) / rows."""
-    statistics, head = ClassStatistics(covariance="full"), nn.Linear(2, 2).double()
+    statistics, head = ClassStatistics(covariance="full"), GrowingLinear(2, 2).double()
     z = torch.randn(20, 2, generator=dice("rows"), dtype=torch.float64)
     statistics.add(z, torch.tensor([0, 1] * 10))
     weight, bias = head.weight.detach().clone(), head.bias.detach().clone()

@@ -242,13 +242,13 @@ def test_what_it_cannot_do_is_refused():
     statistics = ClassStatistics(covariance="full")
     statistics.add(torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1]))
     with pytest.raises(NonFinite, match="lower it"):
-        Alignment(lr=1e30).train(nn.Linear(1, 2), statistics, {0: 1, 1: 1})
+        Alignment(lr=1e30).train(GrowingLinear(1, 2), statistics, {0: 1, 1: 1})
 
 
 def test_a_head_in_bf16_is_aligned_in_fp32_and_nothing_else_is_touched():
     statistics = ClassStatistics(covariance="full")
     statistics.add(torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1]))
-    head = nn.Linear(1, 2).bfloat16()
+    head = GrowingLinear(1, 2).bfloat16()
     head.weight.requires_grad_(False)
     before = head.weight.clone()
     torch.manual_seed(0)

@@ -87,7 +87,8 @@ class Alignment(Stateful):
 
     Paper: SLCA: Slow Learner with Classifier Alignment for Continual Learning on a Pre-trained Model (arXiv 2303.05118).
 
-    >>> statistics, head = ClassStatistics(covariance="full"), nn.Linear(1, 2)
+    >>> from nacre.heads import GrowingLinear
+    >>> statistics, head = ClassStatistics(covariance="full"), GrowingLinear(1, 2)
     >>> statistics.add(torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1]))
     >>> Alignment(samples=50, lr=0.5).train(head, statistics, {0: 1, 1: 1})
     >>> head(torch.tensor([[1.0], [4.0]])).argmax(1).tolist()
@@ -137,9 +138,9 @@ class Alignment(Stateful):
         Raises:
             NonFinite: the head's weights became NaN or infinite.
         """
-        mean, classes = statistics.mean, list(since)
-        if mean is None or not self.epochs or not classes:
+        if statistics.mean is None or not self.epochs or not since:
             return
+        mean, classes = statistics.mean.double(), list(since)
         named = dict(head.named_parameters())
         weights = {n: _copied(p).requires_grad_() for n, p in named.items()}
         like = next(iter(weights.values()))
