@@ -8,9 +8,10 @@ from worlds import Net, noise, stream
 from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
+from nacre.heads import Alignment
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ER, EWC, MIST, Joint, RanPAC, SimpleCIL
+from nacre.methods import EKPC, ER, EWC, MIST, SLCA, FeatureDistillation, Joint, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -37,6 +38,11 @@ COMPOSITIONS = {
     "MIST-EWC-ER": lambda: (
         trained(compose(MIST(objective_of="stage", batch=16), EWC(rows=8, how="pull"), ER(rows=4))),
     ),
+    "FeatureDistillation-ER": lambda: (
+        trained(compose(FeatureDistillation(strength=5.0), ER(rows=4, memory=Reservoir(capacity=20)))),
+    ),
+    "SLCA-ER": lambda: (trained(compose(SLCA(slow=0.5, alignment=Alignment(epochs=2, samples=8)), ER(rows=4))),),
+    "EKPC-ER": lambda: (trained(compose(EKPC(rows=8, alignment=Alignment(epochs=4, samples=16, lr=0.1)), ER(rows=4))),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }
 

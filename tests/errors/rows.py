@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.errors import (
     rows_adapters,
+    rows_alignment,
     rows_backbones,
     rows_blocks,
     rows_checkpoints,
@@ -52,6 +53,7 @@ SECTIONS: dict[str, list[Row]] = {
     "Drives": rows_learner.DRIVES,
     "Rules around an optimizer": rows_learner.RULES,
     "Methods, heads and their settings": rows_learner.METHODS,
+    "Draws, and heads trained on them": rows_alignment.ALIGNMENT,
     "Taking over a checkpoint": rows_learner.CHECKPOINTS,
     "The parts of a run": rows_runs.TRIALS,
     "nacre.fit": rows_runs.FITS,

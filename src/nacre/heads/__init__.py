@@ -1,8 +1,10 @@
 """How the answer is read out of features."""
 
+from .alignment import Alignment, competing, head_of
 from .draws import draws, draws_of_each, factor_of, gaussian_draws
 from .drift import AnyDrift, CommonShift, Drift, Fitted, Kernel, Linear, LinearKernel
 from .features import features_of
+from .kernel_drift import kernel_shift
 from .kinds import AnyReadout
 from .lda import discriminant
 from .linear import GrowingCosine, GrowingLinear, MultiHead
@@ -14,6 +16,7 @@ from .statistics import ClassStatistics
 
 __all__ = [
     "GRID",
+    "Alignment",
     "AnyDrift",
     "AnyReadout",
     "ClassStatistics",
@@ -35,10 +38,13 @@ __all__ = [
     "Readout",
     "Ridge",
     "choose_ridge",
+    "competing",
     "discriminant",
     "draws",
     "draws_of_each",
     "factor_of",
     "features_of",
     "gaussian_draws",
+    "head_of",
+    "kernel_shift",
 ]

@@ -15,11 +15,11 @@ from ..core.errors import BadSetting
 def draws(mean: Tensor, factor: Tensor, count: int, generator: torch.Generator, residual: float = 0.0) -> Tensor:
     """Rows whose own mean and covariance are exactly those asked for: no sampling error in the first two moments.
 
-    x = m + Z S V' + sqrt(residual) Y W', with factor = U S V' (r singular values that are not 0), W an orthonormal basis of
-    the width - r other directions, and [Z Y] an orthonormal basis that is orthogonal to (1, ..., 1), turned at random and
-    times sqrt(count). The covariance is the population's: the sum of squares is divided by `count`, not by count - 1.
+    x = m + Z factor + sqrt(residual) Y W', with W an orthonormal basis of the directions that are orthogonal to the factor's
+    rows, and [Z Y] orthonormal columns, orthogonal to (1, ..., 1), turned at random and times sqrt(count). The covariance is
+    the population's: the sum of squares is divided by `count`, not by count - 1.
 
-    What holds up to rounding, with r the rank of the factor:
+    What holds up to rounding, with r the rank of the factor, whose rows may depend on each other:
 
     - The mean, always.
     - With residual = 0: the covariance, if count > r.
@@ -47,18 +47,19 @@ def draws(mean: Tensor, factor: Tensor, count: int, generator: torch.Generator, 
     ([1.0, 2.0], [[9.0, 0.0], [0.0, 0.25]])
     """
     mean, factor = _checked(mean, factor, count, residual)
-    size, directions = _directions(factor)
-    rank, width = directions.shape
-    across = min(width - rank, max(count - 1 - rank, 0)) if residual else 0
-    rank = min(rank, count - 1)
-    moves = size[:rank, None] * directions[:rank]
-    if across:
-        others = _complement(directions, across, generator)
-        moves = torch.cat([moves, (residual * (width - len(directions)) / across) ** 0.5 * others])
-    if not len(moves):
-        return mean.expand(count, width).clone()
-    dice = torch.randn(count, len(moves), generator=generator, dtype=torch.float64)
-    return mean + count**0.5 * (_turned(dice - dice.mean(0)).to(moves) @ moves)
+    if residual or len(factor) >= count:
+        size, directions = _directions(factor)
+        rank, width = directions.shape
+        if not len(factor) == rank < count:  # rows that depend on each other, or too many directions
+            factor = (size[:, None] * directions)[: count - 1]
+        across = min(width - rank, max(count - 1 - rank, 0)) if residual else 0
+        if across:
+            others = _complement(directions, across, generator)
+            factor = torch.cat([factor, (residual * (width - rank) / across) ** 0.5 * others])
+    if not len(factor):
+        return mean.expand(count, -1).clone()
+    dice = torch.randn(count, len(factor), generator=generator, dtype=torch.float64)
+    return mean + count**0.5 * (_turned(dice - dice.mean(0)).to(factor) @ factor)
 
 
 def draws_of_each(means: Tensor, factors: Tensor, count: int, generator: torch.Generator, left: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ def draws_of_each(means: Tensor, factors: Tensor, count: int, generator: torch.G
         drawn = torch.randn(classes, count, columns, generator=generator, dtype=torch.float64).to(means)
         return drawn - drawn.mean(1, keepdim=True)
 
-    basis = torch.linalg.qr(dice(directions))[0]
+    basis = _turned(dice(directions))
     x = means[:, None] + count**0.5 * basis @ factors
     if count - 1 > directions and bool((left > 0).any()):
         rest = dice(width)
@@ -102,6 +103,21 @@ def draws_of_each(means: Tensor, factors: Tensor, count: int, generator: torch.G
         size = rest.square().sum((1, 2))
         x = x + rest * (count * left.to(means) / size.clamp_min(1e-300)).sqrt()[:, None, None]
     return x
+=======
+    if residual or len(factor) >= count:
+        size, directions = _directions(factor)
+        rank, width = directions.shape
+        if not len(factor) == rank < count:  # rows that depend on each other, or too many directions
+            factor = (size[:, None] * directions)[: count - 1]
+        across = min(width - rank, max(count - 1 - rank, 0)) if residual else 0
+        if across:
+            others = _complement(directions, across, generator)
+            factor = torch.cat([factor, (residual * (width - rank) / across) ** 0.5 * others])
+    if not len(factor):
+        return mean.expand(count, -1).clone()
+    dice = torch.randn(count, len(factor), generator=generator, dtype=torch.float64)
+    return mean + count**0.5 * (_turned(dice - dice.mean(0)).to(factor) @ factor)
+>>>>>>> store
 
 
 def gaussian_draws(

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..core.errors import BadUse
 from ..core.state import Stateful, setting
-from .map import Map, averaged
+from .kernel_drift import averaged
+from .map import Map
 
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """The ridges that `Linear` tries, in units of the mean squared length of the features."""

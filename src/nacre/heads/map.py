@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-FLOOR = 1e-5
-"""What each row weighs at least in a kernel average, as in the published code."""
+from .kernel_drift import averaged
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,3 @@ class Map:
     def directions(self, d: Tensor) -> Tensor:
         """Differences of features, (..., width), as they would be: d (I + K). A kernel shifts a class as a whole."""
         return d if self.turn is None or not bool(self.turn.any()) else d + d @ self.turn
-
-
-def averaged(z: Tensor, points: Tensor, moves: Tensor, width: float) -> Tensor:
-    """The average of `moves` at each z, (rows, width), weighed by how near its point lies."""
-    weight = torch.exp(-torch.cdist(z, points).square() / (2 * width**2)) + FLOOR
-    return weight @ moves / weight.sum(1, keepdim=True)

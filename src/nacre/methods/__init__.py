@@ -3,9 +3,11 @@
 from .agem import AGEM
 from .cumulative import Cumulative
 from .der import DER, DERpp
+from .ekpc import EKPC
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
+from .feature_distillation import FeatureDistillation
 from .gdumb import GDumb
 from .icarl import ICaRL
 from .joint import Joint
@@ -16,12 +18,14 @@ from .mist import MIST
 from .ranpac import RanPAC
 from .si import SI
 from .simplecil import SimpleCIL
+from .slca import SLCA
 from .slda import SLDA
 from .task_adapters import TaskAdapters
 
 __all__ = [
     "AGEM",
     "DER",
+    "EKPC",
     "ER",
     "ERACE",
     "EWC",
@@ -29,9 +33,11 @@ __all__ = [
     "MAS",
     "MIST",
     "SI",
+    "SLCA",
     "SLDA",
     "Cumulative",
     "DERpp",
+    "FeatureDistillation",
     "GDumb",
     "ICaRL",
     "Joint",
