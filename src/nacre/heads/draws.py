@@ -103,21 +103,6 @@ def draws_of_each(means: Tensor, factors: Tensor, count: int, generator: torch.G
         size = rest.square().sum((1, 2))
         x = x + rest * (count * left.to(means) / size.clamp_min(1e-300)).sqrt()[:, None, None]
     return x
-=======
-    if residual or len(factor) >= count:
-        size, directions = _directions(factor)
-        rank, width = directions.shape
-        if not len(factor) == rank < count:  # rows that depend on each other, or too many directions
-            factor = (size[:, None] * directions)[: count - 1]
-        across = min(width - rank, max(count - 1 - rank, 0)) if residual else 0
-        if across:
-            others = _complement(directions, across, generator)
-            factor = torch.cat([factor, (residual * (width - rank) / across) ** 0.5 * others])
-    if not len(factor):
-        return mean.expand(count, -1).clone()
-    dice = torch.randn(count, len(factor), generator=generator, dtype=torch.float64)
-    return mean + count**0.5 * (_turned(dice - dice.mean(0)).to(factor) @ factor)
->>>>>>> store
 
 
 def gaussian_draws(
