@@ -185,4 +185,4 @@ def _complement(directions: Tensor, count: int, generator: torch.Generator) -> T
 def _turned(dice: Tensor) -> Tensor:
     """An orthonormal basis of the columns, uniform over all of them where the columns are normal."""
     basis, scale = torch.linalg.qr(dice)
-    return basis * torch.where(scale.diagonal() < 0, -1.0, 1.0)
+    return basis * torch.where(scale.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None, :]
