@@ -10,7 +10,7 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ER, EWC, MIST, Joint, RanPAC, SimpleCIL
+from nacre.methods import ER, EWC, MIST, ExtrapSGD, Joint, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -37,6 +37,7 @@ COMPOSITIONS = {
     "MIST-EWC-ER": lambda: (
         trained(compose(MIST(objective_of="stage", batch=16), EWC(rows=8, how="pull"), ER(rows=4))),
     ),
+    "ExtrapSGD": lambda: (trained(compose(ExtrapSGD(reach=2.0), ER(rows=4))),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }
 

@@ -6,6 +6,7 @@ from .der import DER, DERpp
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
+from .extrap_sgd import ExtrapSGD
 from .gdumb import GDumb
 from .icarl import ICaRL
 from .joint import Joint
@@ -30,6 +31,7 @@ __all__ = [
     "SLDA",
     "Cumulative",
     "DERpp",
+    "ExtrapSGD",
     "GDumb",
     "ICaRL",
     "Joint",
