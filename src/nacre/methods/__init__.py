@@ -13,6 +13,7 @@ from .joint import Joint
 from .lwf import LwF
 from .mas import MAS
 from .mist import MIST
+from .nap import NaP
 from .ranpac import RanPAC
 from .si import SI
 from .simplecil import SimpleCIL
@@ -36,6 +37,7 @@ __all__ = [
     "ICaRL",
     "Joint",
     "LwF",
+    "NaP",
     "RanPAC",
     "SimpleCIL",
     "TaskAdapters",
