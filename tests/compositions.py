@@ -10,7 +10,7 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ER, EWC, MIST, ExtrapSGD, Joint, NaP, RanPAC, SimpleCIL
+from nacre.methods import ECO, ER, EWC, MIST, ExtrapSGD, Joint, NaP, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -39,6 +39,7 @@ COMPOSITIONS = {
     ),
     "ExtrapSGD": lambda: (trained(compose(ExtrapSGD(reach=2.0), ER(rows=4))),),
     "NaP": lambda: (trained(compose(NaP(scales="joint"), ER(rows=4))),),
+    "ECO": lambda: (trained(compose(ECO(form="exact"), ER(rows=4))),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }
 

@@ -3,6 +3,7 @@
 from .agem import AGEM
 from .cumulative import Cumulative
 from .der import DER, DERpp
+from .eco import ECO
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
@@ -23,6 +24,7 @@ from .task_adapters import TaskAdapters
 __all__ = [
     "AGEM",
     "DER",
+    "ECO",
     "ER",
     "ERACE",
     "EWC",

@@ -74,6 +74,8 @@ class ExtrapSGD(Method):
         return self._scaled(self.last if self.form == "stale" else slopes(), site)
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
+        if self.form != "stale" or not self.reach:
+            return grads
         mine = {n: grads[n] for n in _own(site) if n in grads}
         for n in [n for n in self.seen if n not in mine or self.seen[n].shape != mine[n].shape]:
             del self.seen[n]
