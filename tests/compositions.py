@@ -10,7 +10,7 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ECO, ER, EWC, MIST, ExtrapSGD, Joint, NaP, RanPAC, SimpleCIL
+from nacre.methods import ECO, EMA, ER, EWC, LCIA, MIST, ExtrapSGD, FastSlow, Joint, NaP, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -39,7 +39,10 @@ COMPOSITIONS = {
     ),
     "ExtrapSGD": lambda: (trained(compose(ExtrapSGD(reach=2.0), ER(rows=4))),),
     "NaP": lambda: (trained(compose(NaP(scales="joint"), ER(rows=4))),),
-    "ECO": lambda: (trained(compose(ECO(form="exact"), ER(rows=4))),),
+    "ECO": lambda: (trained(compose(ECO(store="grid", step=0.05, form="exact"), ER(rows=4))),),
+    "EMA": lambda: (trained(compose(EMA(decay=0.8), ER(rows=4))),),
+    "LCIA": lambda: (trained(LCIA(form="scaled", first=True)),),
+    "FastSlow": lambda: (trained(FastSlow(tau=0.2, rows=8, plastic=True)),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }
 

@@ -1,4 +1,4 @@
-"""A loss taken at other weights than the model's own, which stay where they are."""
+"""A model that answers with other weights than its own, which stay where they are."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ class _Run(nn.Module):
         return self.run()
 
 
+def lending(model: nn.Module, tensors: Mapping[str, Tensor], run: Callable[[], T]) -> T:
+    """What `run` gives while the model has these tensors in place of its own, by name; wherever a tied one is used, too.
+
+    >>> import torch
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> lending(layer, {"weight": torch.full((1, 1), 5.0)}, lambda: layer(torch.ones(1, 1)).item())
+    5.0
+    """
+    held = _Run(model, run)
+    by_place = {id(t): tensors[n] for n, t in _named(model) if n in tensors}
+    lent = {n: by_place[id(t)] for n, t in _each(held) if id(t) in by_place}
+    with (
+        warnings.catch_warnings()
+    ):  # torch.compile looks for a gradient on what is lent, and warns itself that there is none
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor")
+        return functional_call(held, lent, (), tie_weights=False)
+
+
 def elsewhere(model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors, run: Callable[[], T]) -> T:
     """What `run` gives with the model's weights `far` away; the gradient reaches the weights themselves.
 
@@ -39,6 +57,7 @@ def elsewhere(model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors
         far: Distances by name, of the parameters' shapes.
         run: Calls the model, wrapped or not.
 
+    >>> import torch
     >>> layer = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(layer.weight, 3.0)
     >>> def loss() -> Tensor:
@@ -47,31 +66,30 @@ def elsewhere(model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors
     >>> layer.weight.item(), layer.weight.grad.item()
     (3.0, 8.0)
     """
-    there = {id(params[n]): params[n] + distance.to(params[n].dtype) for n, distance in far.items()}
-    lent = {n: there[id(p)] for n, p in _each(_Run(model, run)) if id(p) in there}
-    with (
-        warnings.catch_warnings()
-    ):  # torch.compile looks for a gradient on what is lent, and warns itself that there is none
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor")
-        return functional_call(_Run(model, run), lent, (), tie_weights=False)
+    return lending(model, {n: params[n] + distance.to(params[n].dtype) for n, distance in far.items()}, run)
 
 
 def slopes_of(model: nn.Module, params: Mapping[str, nn.Parameter], loss: Callable[[], Tensor]) -> Tensors:
     """The gradient of a loss at the weights as they are, by name; buffers and `.grad` stay what they were."""
-    buffers = {f"model.{n}": b.detach().clone() for n, b in model.named_buffers()}
-    value = functional_call(_Run(model, loss), buffers, (), tie_weights=False)
+    value = lending(model, {n: b.detach().clone() for n, b in model.named_buffers()}, loss)
     found = gradients(value, list(params.values())) if value.requires_grad else []
     return {n: g for n, g in zip(params, found, strict=False) if g is not None}
 
 
-def _each(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every place of a parameter once: of one that two modules share both, of a module that is there twice only the first.
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by all their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
-    torch's own way of lending tied weights puts the lent one back in place of the weight where a module is there twice.
+
+def _each(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every place of a tensor once: of one that two modules share both, of a module that is there twice only the first.
+
+    torch's own way of lending tied weights leaves the lent one in place of the weight where a module is there twice.
     """
     for path, module in model.named_modules():
-        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            yield f"{path}.{name}", p
+        for name, t in (*module.named_parameters("", False, False), *module.named_buffers("", False, False)):
+            yield f"{path}.{name}", t
 
 
 def refuse_parts(method: Any) -> None:

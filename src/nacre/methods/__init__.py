@@ -4,13 +4,16 @@ from .agem import AGEM
 from .cumulative import Cumulative
 from .der import DER, DERpp
 from .eco import ECO
+from .ema import EMA
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
 from .extrap_sgd import ExtrapSGD
+from .fast_slow import FastSlow
 from .gdumb import GDumb
 from .icarl import ICaRL
 from .joint import Joint
+from .lcia import LCIA
 from .lwf import LwF
 from .mas import MAS
 from .mist import MIST
@@ -25,9 +28,11 @@ __all__ = [
     "AGEM",
     "DER",
     "ECO",
+    "EMA",
     "ER",
     "ERACE",
     "EWC",
+    "LCIA",
     "MAS",
     "MIST",
     "SI",
@@ -35,6 +40,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "ExtrapSGD",
+    "FastSlow",
     "GDumb",
     "ICaRL",
     "Joint",

@@ -65,9 +65,9 @@ class ECO(Quantise, Method):
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
-        yield cls(store="bf16")
-        yield cls(store="int8", form="exact")
-        yield cls(store="grid", step=0.01, rounding="stochastic")
+        yield cls(store="int4")
+        yield cls(store="grid", step=0.05, form="exact")
+        yield cls(store="grid", step=0.05, rounding="stochastic")
 
     def overrides(self, hook: str) -> bool:
         return super().overrides(hook) and (hook != "after_step" or self.form == "exact")
