@@ -41,7 +41,7 @@ COMPOSITIONS = {
     "NaP": lambda: (trained(compose(NaP(scales="joint"), ER(rows=4))),),
     "ECO": lambda: (trained(compose(ECO(store="grid", step=0.05, form="exact"), ER(rows=4))),),
     "EMA": lambda: (trained(compose(EMA(decay=0.8), ER(rows=4))),),
-    "LCIA": lambda: (trained(LCIA(form="scaled", first=True)),),
+    "LCIA": lambda: (trained(LCIA(first=True)),),
     "FastSlow": lambda: (trained(FastSlow(tau=0.2, rows=8, plastic=True)),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }

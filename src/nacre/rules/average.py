@@ -58,8 +58,9 @@ class Average(Stateful):
             if kept is not None and kept.shape == t.shape and not anew:
                 continue
             if is_sharded(t):
-                raise BadSetting(f"of {n} each rank holds a part, and an average of weights needs whole ones: train without "
-                                 "fully_shard")  # fmt: skip
+                raise BadSetting(
+                    f"of {n} each rank holds a part, and an average of weights needs whole ones: train without fully_shard"
+                )
             fresh = t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True)
             more = kept is not None and not anew and kept.shape[1:] == t.shape[1:] and kept.ndim and len(kept) < len(t)
             self.mean[n] = torch.cat([kept, fresh[len(kept) :]]) if more and kept is not None else fresh
