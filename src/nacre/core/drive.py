@@ -335,7 +335,8 @@ class Drive:
         if "offset" in self.heard and not spare:
             params = self.site.params
             far = self.method.offset(batch, self.site, lambda: slopes_of(self.model, params, lambda: passed()[0]))
-        loss, out = elsewhere(self.model, self.site.params, far, passed) if far else passed()
+        wrapped = self.called is not self.model
+        loss, out = elsewhere(self.model, self.site.params, far, passed, wrapped) if far else passed()
         if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
         return loss

@@ -45,7 +45,9 @@ def lending(model: nn.Module, tensors: Mapping[str, Tensor], run: Callable[[], T
         return functional_call(held, lent, (), tie_weights=False)
 
 
-def elsewhere(model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors, run: Callable[[], T]) -> T:
+def elsewhere(
+    model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors, run: Callable[[], T], wrapped: bool = False
+) -> T:
     """What `run` gives with the model's weights `far` away; the gradient reaches the weights themselves.
 
     The sums are tensors of their own, lent to the model while `run` lasts. A model that computes activations again in the
@@ -56,6 +58,7 @@ def elsewhere(model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors
         params: Its parameters by name.
         far: Distances by name, of the parameters' shapes.
         run: Calls the model, wrapped or not.
+        wrapped: Whether it calls a wrapper, such as that of torch.compile.
 
     >>> import torch
     >>> layer = nn.Linear(1, 1, bias=False)
@@ -66,7 +69,14 @@ def elsewhere(model: nn.Module, params: Mapping[str, nn.Parameter], far: Tensors
     >>> layer.weight.item(), layer.weight.grad.item()
     (3.0, 8.0)
     """
-    return lending(model, {n: params[n] + distance.to(params[n].dtype) for n, distance in far.items()}, run)
+    lent = {n: params[n] + distance.to(params[n].dtype) for n, distance in far.items()}
+    if not wrapped:
+        return lending(model, lent, run)
+    with (
+        warnings.catch_warnings()
+    ):  # torch.compile looks for a gradient on what is lent, and warns itself that there is none
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor")
+        return lending(model, lent, run)
 
 
 def slopes_of(model: nn.Module, params: Mapping[str, nn.Parameter], loss: Callable[[], Tensor]) -> Tensors:

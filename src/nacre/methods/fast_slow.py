@@ -37,7 +37,8 @@ class FastSlow(Method):
 
     Answers are those of the slow weights, of the fast ones, or, with `"means"`, of the nearest class mean in angle among the
     features of the slow weights, taken at the end of each task. Floating buffers are slow and fast like weights. Rows that a
-    head gained later have Omega = 0 and begin slow as they are.
+    head gained later have Omega = 0 and begin slow as they are. What another stage trained in between goes back to the slow
+    weights too.
 
     Paper: Few-shot Continual Learning: a Brain-inspired Approach (arXiv 2104.09034). Only its abstract was read: a pair of fast
     and slow weights, consolidated in two steps. The rule here is a stand-in of ours.

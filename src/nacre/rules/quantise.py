@@ -15,6 +15,7 @@ from ..core.rule import Rule, Site
 from ..core.state import Tensors, scratch, setting
 
 Store = Literal["none", "bf16", "fp16", "int8", "int4", "grid"]
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DIGITS = {"bf16": (8, -133), "fp16": (11, -24)}  # binary digits, and the exponent of the smallest spacing
 LEVELS = {"int8": 127, "int4": 7}  # on each side of 0
 LARGEST = {"bf16": 3.3895313892515355e38, "fp16": 65504.0}
@@ -36,6 +37,8 @@ def quantised(w: Tensor, store: Store, step: float = 0.0625, draw: Tensor | None
     """
     if store == "none" or not w.numel():
         return w.clone()
+    if store in TYPES and draw is None:
+        return w.to(TYPES[store]).to(w.dtype).clamp_(-LARGEST[store], LARGEST[store])
     whole, most = float("inf"), float("inf")  # the farthest from 0, in spacings and in itself
     if store in DIGITS:
         digits, least = DIGITS[store]
