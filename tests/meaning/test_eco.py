@@ -137,7 +137,7 @@ def test_the_published_form_corrects_the_momentum_by_its_formula(name):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_moves_too_small_for_the_grid_are_lost_by_rounding_and_not_by_either_form(name):
+def test_moves_too_small_for_the_grid_are_lost_by_rounding_and_not_by_the_published_form(name):
     made, ends = OPTIMIZERS[name], {}
     made = MadeOptimizer(made.name, 0.008, [], made.options)
     for kind, part in (("plain", Quantise("none")), ("naive", Quantise("grid")), ("eco", ECO(store="grid"))):
@@ -252,3 +252,22 @@ def test_low_precision_weights_keep_their_error_in_full_precision():
             drive.optimizer.step()
             drive.stepped()
     assert part.error["weight"].dtype == torch.float32 and (net.weight * 2 == (net.weight * 2).round()).all()
+
+
+def test_a_weight_without_a_gradient_keeps_its_value_and_its_error():
+    part, net = ECO(store="grid", form="exact"), nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    task = Task(0, TensorRows(torch.randn(6, 4, generator=dice("none")), torch.arange(6) % 3))
+    made = MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.5})
+    with Drive(part, net, made, task) as drive:
+        for k, batch in enumerate(drive.batches(0, 2)):
+            drive.optimizer.zero_grad()
+            drive.loss(batch).backward()
+            if k:
+                net[0].weight.grad = None
+            before = net[0].weight.detach().clone(), {n: e.clone() for n, e in part.error.items()}
+            drive.optimizer.step()
+            drive.stepped()
+            if k:
+                assert torch.equal(net[0].weight, before[0])
+                assert torch.equal(part.error["0.weight"], before[1]["0.weight"])
+                assert not torch.equal(part.error["1.weight"], before[1]["1.weight"])

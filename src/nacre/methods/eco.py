@@ -61,6 +61,7 @@ class ECO(Quantise, Method):
     )
     error: Tensors = state()  # e of the last step that took effect, where it is stored
     fresh: Tensors = scratch(dict)  # e of this step
+    stepped: list[str] = scratch(list)  # of which weights
     seen: Any = scratch()  # the optimizer that was looked at
 
     @classmethod
@@ -79,7 +80,8 @@ class ECO(Quantise, Method):
         return grads
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
-        for n in self._chosen(site):
+        self.stepped = [n for n in self._chosen(site) if site.params[n].grad is not None]  # others took no step
+        for n in self.stepped:
             w = new[n]
             e = self.fresh.get(n)
             if e is None or e.shape != w.shape or e.device != w.device:
@@ -95,7 +97,11 @@ class ECO(Quantise, Method):
 
     def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
         if self.form == "exact" and not batch.before:  # once a step
-            self.error, self.fresh = self.fresh, self.error
+            for n in self.stepped:
+                before = self.error.pop(n, None)
+                self.error[n] = self.fresh.pop(n)
+                if before is not None:
+                    self.fresh[n] = before  # its memory is used again
 
     def _give_back(self, name: str, e: Tensor, site: Site) -> None:
         """The published form; uses `e` up."""
