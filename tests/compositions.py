@@ -11,7 +11,23 @@ from nacre.core.rows import Batch
 from nacre.heads import Alignment
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import EKPC, ER, EWC, MIST, SLCA, FeatureDistillation, Joint, RanPAC, SimpleCIL
+from nacre.methods import (
+    ECO,
+    EKPC,
+    EMA,
+    ER,
+    EWC,
+    LCIA,
+    MIST,
+    SLCA,
+    ExtrapSGD,
+    FastSlow,
+    FeatureDistillation,
+    Joint,
+    NaP,
+    RanPAC,
+    SimpleCIL,
+)
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -43,6 +59,12 @@ COMPOSITIONS = {
     ),
     "SLCA-ER": lambda: (trained(compose(SLCA(slow=0.5, alignment=Alignment(epochs=2, samples=8)), ER(rows=4))),),
     "EKPC-ER": lambda: (trained(compose(EKPC(rows=8, alignment=Alignment(epochs=4, samples=16, lr=0.1)), ER(rows=4))),),
+    "ExtrapSGD": lambda: (trained(compose(ExtrapSGD(reach=2.0), ER(rows=4))),),
+    "NaP": lambda: (trained(compose(NaP(scales="joint"), ER(rows=4))),),
+    "ECO": lambda: (trained(compose(ECO(store="grid", step=0.05, form="exact"), ER(rows=4))),),
+    "EMA": lambda: (trained(compose(EMA(decay=0.8), ER(rows=4))),),
+    "LCIA": lambda: (trained(LCIA(first=True)),),
+    "FastSlow": lambda: (trained(FastSlow(tau=0.2, rows=8, plastic=True)),),
     "Rest": lambda: (trained(Rest("body.0")),),
 }
 

@@ -58,13 +58,27 @@ def keep(share: float, count: int, device: torch.device | str, *position: int | 
     """
     if not 0.0 <= share <= 1.0:
         raise BadSetting(f"share is a probability in [0, 1], not {share}")
+    lane = _lanes(count, device, *position)
+    threshold = round(share * 65536) - 32768
+    return lane < threshold if threshold < 32768 else torch.ones_like(lane, dtype=torch.bool)
+
+
+def uniform(count: int, device: torch.device | str, *position: int | str) -> Tensor:
+    """A draw from (0, 1) for each of `count` places, by the same hash of the place, in steps of 1/65536; float32, (count,).
+
+    >>> round(uniform(40_000, "cpu", 0, "demo").mean().item(), 3)
+    0.502
+    """
+    return _lanes(count, device, *position).float().add_(32768.5).div_(65536)
+
+
+def _lanes(count: int, device: torch.device | str, *position: int | str) -> Tensor:
+    """A number uniform in -32768 .. 32767 for each place; four places share a word."""
     word = torch.arange(-(-count // 4), device=device).mul_(_WEYL).add_(mix(*position))
     for shift, factor in _ROUNDS:
         word.bitwise_xor_(_logical_shift(word, shift)).mul_(factor)
     word.bitwise_xor_(_logical_shift(word, 31))
-    lane = word.view(torch.int16)[:count]  # uniform in -32768 .. 32767
-    threshold = round(share * 65536) - 32768
-    return lane < threshold if threshold < 32768 else torch.ones_like(lane, dtype=torch.bool)
+    return word.view(torch.int16)[:count]
 
 
 def seed_global(*position: int | str) -> None:

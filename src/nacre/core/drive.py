@@ -1,7 +1,7 @@
 """The one order of hooks, for the learner and for anybody else's loop.
 
-One step: take rows (raw) -> `shape_batch` -> augment -> forward -> `shape_logits` -> `objective` + `loss` -> backward ->
-`shape_grads` -> optimizer -> `shape_weights` -> `resting` -> `after_step`. One stage: grow the head -> `prepare` ->
+One step: take rows (raw) -> `shape_batch` -> augment -> `offset` -> forward -> `shape_logits` -> `objective` + `loss` ->
+backward -> `shape_grads` -> optimizer -> `shape_weights` -> `resting` -> `after_step`. One stage: grow the head -> `prepare` ->
 `meet` -> `begin_stage` -> `prepare` -> `shape_rows` -> the optimizer is made -> modes are set -> steps -> `end_stage`. The
 learner asks the methods of all stages to `meet` a task before the first of them begins.
 
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from . import ranks, shards
 from .ahead import ahead
 from .dice import dice, seed_global
+from .elsewhere import elsewhere, refuse_parts, slopes_of
 from .errors import BadSetting, RanksDiffer
 from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
@@ -37,6 +38,7 @@ from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
 from .rows import Augment, Batch, Cut, lengths_of
 from .rule import Rule, Site, hooked
+from .state import Tensors
 from .stream import Task
 from .widen import go_on_with
 
@@ -132,6 +134,8 @@ class Drive:
             self._begin()
             self.rows = self.method.shape_rows(self.task.train, self.task)
             if self.given is not None:
+                if self.in_parts and "offset" in self.heard:
+                    refuse_parts(self.method)
                 named = trainable(self.model, self.method)
                 self.optimizer = self.given if isinstance(self.given, Optimizer) else inner(self.given(named))
                 check_one_faced(self.task, self.optimizer)
@@ -321,19 +325,29 @@ class Drive:
             batch = self.method.shape_batch(batch)
         if self.augment is not None:
             batch = self._augmented(batch, self.site.step, number)
-        if self.seed is not None:
-            seed_global(*self.place, self.site.step, number)
         spare = not batch.share  # rows that only keep the ranks in step
-        with self.casting(), evaluating(self.model) if spare else nullcontext():
-            out = forward(self.called, batch)
-            if first:
-                check_width(self.task, out, batch)
-            if "shape_logits" in self.heard:
-                out = replace(out, competing=self.method.shape_logits(out.logits, batch))
-            loss = self.method.objective(self.model, batch, out)
-            if "loss" in self.heard:
-                with shards.explained(self.method):
-                    loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
+
+        def passed() -> tuple[Tensor, Outputs]:
+            if self.seed is not None:
+                seed_global(*self.place, self.site.step, number)
+            with self.casting(), evaluating(self.model) if spare else nullcontext():
+                out = forward(self.called, batch)
+                if first:
+                    check_width(self.task, out, batch)
+                if "shape_logits" in self.heard:
+                    out = replace(out, competing=self.method.shape_logits(out.logits, batch))
+                loss = self.method.objective(self.model, batch, out)
+                if "loss" in self.heard:
+                    with shards.explained(self.method):
+                        loss = loss + shards.over_parts(self.method.loss(self.model, batch, out))
+            return loss, out
+
+        far: Tensors = {}
+        if "offset" in self.heard and not spare:
+            params = self.site.params
+            far = self.method.offset(batch, self.site, lambda: slopes_of(self.model, params, lambda: passed()[0]))
+        wrapped = self.called is not self.model
+        loss, out = elsewhere(self.model, self.site.params, far, passed, wrapped) if far else passed()
         if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
         return loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import ClassVar, Literal
@@ -44,8 +44,8 @@ class Method(Rule):
     follows: ClassVar[bool] = False
     keeps: ClassVar[Literal["constant", "per class", "per task"]] = "constant"
     TASK_HOOKS: ClassVar[tuple[str, ...]] = (
-        "prepare", "meet", "begin_stage", "shape_rows", "shape_order", "shape_batch", "shape_logits", "objective", "loss",
-        "after_step", "end_stage",
+        "prepare", "meet", "begin_stage", "shape_rows", "shape_order", "shape_batch", "offset", "shape_logits", "objective",
+        "loss", "after_step", "end_stage",
     )  # fmt: skip
 
     parts: nn.ModuleDict = field(init=False, repr=False, compare=False, default_factory=nn.ModuleDict)
@@ -81,6 +81,19 @@ class Method(Rule):
     def shape_batch(self, batch: Batch) -> Batch:  # pipe
         """Raw rows, before augmentation: add replayed ones, repeat rows for views."""
         return batch
+
+    def offset(self, batch: Batch, site: Site, slopes: Callable[[], Tensors]) -> Tensors:  # sum
+        """How far from the weights the gradient of a micro-batch is taken, by name; the weights stay where they are.
+
+        Asked before the forward pass, with the rows as they are after augmentation. Learn nothing here.
+
+        Args:
+            batch: The rows.
+            site: Where the step happens.
+            slopes: Gives the gradient of this micro-batch's own loss at the weights, by name: a forward and a backward pass
+                more, which leave norm statistics and `.grad` alone.
+        """
+        return {}
 
     def shape_logits(self, logits: Tensor, batch: Batch) -> Tensor:  # pipe
         """Which classes compete; returns another tensor, never writes into this one."""
@@ -166,6 +179,13 @@ class Composed(Method):
     def shape_batch(self, batch: Batch) -> Batch:
         return reduce(lambda b, m: m.shape_batch(b), self.methods, batch)
 
+    def offset(self, batch: Batch, site: Site, slopes: Callable[[], Tensors]) -> Tensors:
+        total: Tensors = {}
+        for m in self.methods:
+            for n, far in m.offset(batch, site, slopes).items() if m.overrides("offset") else ():
+                total[n] = total[n] + far if n in total else far
+        return total
+
     def shape_logits(self, logits: Tensor, batch: Batch) -> Tensor:
         return reduce(lambda z, m: m.shape_logits(z, batch), self.methods, logits)
 
@@ -239,7 +259,7 @@ def compose(*members: Rule) -> Composed:
 
 
 TRAINING = (
-    "shape_rows", "objective", "loss", "shape_batch", "shape_logits", "shape_grads", "shape_weights", "resting",
+    "shape_rows", "objective", "loss", "shape_batch", "offset", "shape_logits", "shape_grads", "shape_weights", "resting",
     "after_step",
 )  # fmt: skip
 READING = ("meet", "begin_stage", "end_stage", "predict")

@@ -58,10 +58,14 @@ class Site:
 
     def lr(self, name: str) -> float:
         """The learning rate that the optimizer uses for a parameter now."""
+        return float(self.group(name)["lr"])
+
+    def group(self, name: str) -> dict[str, Any]:
+        """The optimizer's settings for a parameter."""
         groups = self.optimizer.param_groups
         if self.looked is not groups:  # load_state_dict makes new ones
             self.looked, self.group_of = groups, {id(p): g for g in groups for p in g["params"]}
-        return float(self.group_of[id(self.params[name])]["lr"])
+        return self.group_of[id(self.params[name])]
 
 
 @dataclass

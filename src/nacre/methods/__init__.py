@@ -3,18 +3,24 @@
 from .agem import AGEM
 from .cumulative import Cumulative
 from .der import DER, DERpp
+from .eco import ECO
 from .ekpc import EKPC
+from .ema import EMA
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
+from .extrap_sgd import ExtrapSGD
+from .fast_slow import FastSlow
 from .feature_distillation import FeatureDistillation
 from .gdumb import GDumb
 from .icarl import ICaRL
 from .joint import Joint
+from .lcia import LCIA
 from .ldc import LDC
 from .lwf import LwF
 from .mas import MAS
 from .mist import MIST
+from .nap import NaP
 from .ranpac import RanPAC
 from .si import SI
 from .simplecil import SimpleCIL
@@ -25,10 +31,13 @@ from .task_adapters import TaskAdapters
 __all__ = [
     "AGEM",
     "DER",
+    "ECO",
     "EKPC",
+    "EMA",
     "ER",
     "ERACE",
     "EWC",
+    "LCIA",
     "LDC",
     "MAS",
     "MIST",
@@ -37,11 +46,14 @@ __all__ = [
     "SLDA",
     "Cumulative",
     "DERpp",
+    "ExtrapSGD",
+    "FastSlow",
     "FeatureDistillation",
     "GDumb",
     "ICaRL",
     "Joint",
     "LwF",
+    "NaP",
     "RanPAC",
     "SimpleCIL",
     "TaskAdapters",
