@@ -1,5 +1,26 @@
-"""How far weights move: rules around `optimizer.step()`."""
+"""How far weights move: rules around `optimizer.step()`, and what they are made of."""
 
+from .align import agreement, gate
+from .anchor import Anchor
+from .drop import Drop
+from .moves import chosen, finds, follow, scale_moves
+from .project import Project, project
 from .rest import Rest
+from .scale import Scale
+from .trust_radius import TrustRadius
 
-__all__ = ["Rest"]
+__all__ = [
+    "Anchor",
+    "Drop",
+    "Project",
+    "Rest",
+    "Scale",
+    "TrustRadius",
+    "agreement",
+    "chosen",
+    "finds",
+    "follow",
+    "gate",
+    "project",
+    "scale_moves",
+]
