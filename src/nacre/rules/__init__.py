@@ -3,7 +3,7 @@
 from .align import agreement, gate
 from .anchor import Anchor
 from .drop import Drop
-from .moves import chosen, finds, follow, scale_moves
+from .moves import chosen, differences, finds, follow, kept_for, parts, room_for, scale_moves
 from .project import Project, project
 from .rest import Rest
 from .scale import Scale
@@ -18,9 +18,13 @@ __all__ = [
     "TrustRadius",
     "agreement",
     "chosen",
+    "differences",
     "finds",
     "follow",
     "gate",
+    "kept_for",
+    "parts",
     "project",
+    "room_for",
     "scale_moves",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -84,10 +84,9 @@ def follow(averages: Tensors, values: Mapping[str, Tensor], decay: float) -> lis
     [tensor([0.2500, 1.0000])]
     """
     held = kept_for(averages, values)
-    kinds = [local(a).dtype for a in held]
-    now = [local(v).to(k) for v, k in zip(values.values(), kinds, strict=True)]
+    now = [local(v).to(a.dtype) for v, a in zip(values.values(), held, strict=True)]
     if held:
-        torch._foreach_lerp_([local(a) for a in held], now, 1 - decay)
+        torch._foreach_lerp_(parts(held), now, 1 - decay)
     return held
 
 
@@ -103,21 +102,25 @@ def kept_for(kept: Tensors, like: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def differences(a: Mapping[str, Tensor], b: Mapping[str, Tensor], room: Tensors) -> list[Tensor]:
-    """The differences a - b by the names of b, in memory that is used again: what a step moved, say."""
-    found: list[Tensor] = []
-    for n, other in b.items():
-        out = empty_like(room, n, a[n])
-        torch.sub(local(a[n]).to(local(out).dtype), local(other), out=local(out))
-        found.append(out)
+    """The differences a - b by the names of b, in memory that is used again: what a step moved, say; of tensors in parts mine."""
+    found = room_for(room, {n: a[n] for n in b})
+    for out, (n, other) in zip(found, b.items(), strict=True):
+        torch.sub(local(a[n]).to(out.dtype), local(other), out=out)
     return found
 
 
-def empty_like(room: Tensors, name: str, like: Tensor) -> Tensor:
-    """Memory of a tensor's shape in fp32 or better, the same at every step."""
-    held = room.get(name)
-    if held is None or held.shape != like.shape or held.dtype != wide(like) or held.device != like.device:
-        held = room[name] = torch.empty_like(like, dtype=wide(like), requires_grad=False)
-    return held
+def room_for(room: Tensors, like: Mapping[str, Tensor]) -> list[Tensor]:
+    """Memory of the tensors' shapes (of my parts) in fp32 or better, the same at every step; what is in it means nothing."""
+    for n, t in like.items():
+        held, t = room.get(n), local(t)
+        if held is None or held.shape != t.shape or held.dtype != wide(t) or held.device != t.device:
+            room[n] = torch.empty_like(t, dtype=wide(t), requires_grad=False)
+    return [room[n] for n in like]
+
+
+def parts(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This rank's part of each, in the same memory: what is done entry by entry is done on these."""
+    return [local(t) for t in tensors]
 
 
 def lengths(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.errors import BadSetting
 from ..core.rule import Rule, Site
+from ..core.shards import is_sharded
 from ..core.state import Tensors, grown, scratch, setting
 from .align import agreement
 from .moves import differences, some, wide
@@ -94,6 +95,11 @@ class Project(Rule):
             if strange := sorted((self.left.keys() | self.right.keys() | self.against.keys()) - known):
                 raise BadSetting(f"Project names {strange[0]!r}, which the model does not have: it has {some(site)}")
             held = site.params
+            if cut := [n for n in (*self.left, *self.right, *self.against) if n in held and is_sharded(held[n])]:
+                raise BadSetting(
+                    f"Project multiplies whole weights by bases, and each rank holds a part of {cut[0]}: train without "
+                    "fully_shard"
+                )
             left = {n: _basis("left", n, u, held[n], 0) for n, u in self.left.items() if n in held}
             right = {n: _basis("right", n, v, held[n], 1) for n, v in self.right.items() if n in held}
             against = {n: _gradient(n, r, held[n]) for n, r in self.against.items() if n in held}

@@ -16,7 +16,7 @@ class Scale(Rule):
     """Multiply the moves of chosen tensors by a factor, so that they learn slowly beside the others.
 
     w <- old + factor (new - old). It acts on the step that was taken, so an adaptive optimizer does not divide it out again,
-    and weight decay and momentum are scaled with the rest of the move; under plain SGD it is a learning rate of its own. Composed,
+    and weight decay and momentum are scaled with the rest; under plain SGD it is a learning rate of its own. Composed,
     several of them give several groups their factors; a tensor that two of them find is scaled by both. At factor 0 weights
     stay where they are, but it is `Rest` that promises the bits, and those of the optimizer's own copies.
 

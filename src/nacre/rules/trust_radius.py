@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.rule import Rule, Site
+from ..core.shards import shaped_like
 from ..core.state import Tensors, scratch, setting, state
 from .moves import chosen, differences, finds, lengths, scale_moves
 from .start import Start
@@ -70,7 +71,8 @@ class TrustRadius(Rule):
             origins = {n: origin[n] for n in names}
             moves = differences(new, origins, self.room)
             if moves:
-                factors = self._factors(lengths(moves), list(origins.values()))
+                far = lengths([shaped_like(m, o) for m, o in zip(moves, origins.values(), strict=True)])
+                factors = self._factors(far, list(origins.values()))
                 scale_moves([new[n] for n in names], list(origins.values()), factors.unbind())
         return new
 
