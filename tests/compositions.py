@@ -10,8 +10,8 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ER, EWC, MIST, Joint, RanPAC, SimpleCIL
-from nacre.rules import Rest
+from nacre.methods import CLASSP, ER, EWC, MIST, SAGE, AdaRem, Joint, Multiplicative, RanPAC, SimpleCIL
+from nacre.rules import Anchor, Drop, Rest, Scale, TrustRadius
 from nacre.schedules import schedule
 
 
@@ -38,6 +38,13 @@ COMPOSITIONS = {
         trained(compose(MIST(objective_of="stage", batch=16), EWC(rows=8, how="pull"), ER(rows=4))),
     ),
     "Rest": lambda: (trained(Rest("body.0")),),
+    "AdaRem-ER": lambda: (trained(compose(ER(rows=4, memory=Reservoir(capacity=20)), AdaRem(decay=0.9))),),
+    "SAGE": lambda: (trained(SAGE("body")),),
+    "CLASSP": lambda: (trained(CLASSP(threshold=1e-6)),),
+    "Multiplicative": lambda: (trained(Multiplicative()),),
+    "rules": lambda: (
+        trained(compose(Scale("body.0", 0.5), Drop(0.3, rescale=True), Anchor(), TrustRadius(0.05, 0.5, of="stage"))),
+    ),
 }
 
 

@@ -76,7 +76,7 @@ def anchored(
 
 def add_slopes(
     grads: Tensors,
-    params: Mapping[str, nn.Parameter],
+    params: Mapping[str, Tensor],
     importance: Tensors,
     anchor: Tensors,
     strength: float,
@@ -103,18 +103,16 @@ def add_slopes(
         torch._foreach_addcmul_(slopes, far, _differences(weights, anchors, room), value=strength)
 
 
-def pull(weight: Tensor, anchor: Tensor, importance: Tensor, rate: float, implicit: bool = True) -> None:
-    """Move a weight toward its anchor, in place: w <- w + s (a - w), s = r / (1 + r) or s = r, with r = rate * F.
+def pull(weight: Tensor, anchor: Tensor, importance: Tensor, rate: float) -> None:
+    """Move a weight toward its anchor, in place: w <- (w + r a) / (1 + r), with r = rate * F.
 
-    The implicit form is the exact proximal move of rate * F / 2 (w - a)^2, (w + r a) / (1 + r): stable at any rate, and at a
-    large one w ends at a. The explicit one is a step of gradient descent on it, which moves away from a where r > 2.
+    It is the exact proximal move of rate * F / 2 (w - a)^2: stable at any rate, and at a large one w ends at a.
 
     Args:
         weight: w, perhaps of more rows than the anchor: these stay.
         anchor: a.
         importance: F, of the anchor's shape or 0-dim.
         rate: Learning rate times strength.
-        implicit: Which form.
 
     >>> w = torch.tensor([3.0, 9.0])
     >>> pull(w, torch.tensor([1.0]), torch.tensor([2.0]), 0.5)
@@ -123,7 +121,7 @@ def pull(weight: Tensor, anchor: Tensor, importance: Tensor, rate: float, implic
     """
     known = weight if anchor.shape == weight.shape else weight[: len(anchor)]
     far, anchor = part_of(importance, known) * rate, part_of(anchor, known)
-    share = far.div_(far + 1) if implicit else far
+    share = far.div_(far + 1)
     if known.dtype == share.dtype:
         known.lerp_(anchor, share)
     else:  # weights of lower precision than their memory

@@ -22,9 +22,9 @@ class CLASSP(Method):
     """Divide each weight's step by the root of what its gradients have summed up to, and take it for large gradients only.
 
     Entry by entry, where g^2 > threshold: S <- S + |g|^power and w <- old - lr g / (eps + S)^(1 / power), with g the gradient
-    as the optimizer was given it; elsewhere S stays and w keeps its old value. S is never reset: weights that earlier tasks used
-    slow down for ever, and those that they did not use stay free. With `include_current` S holds the present gradient, as in
-    the published code; without it, as in the paper's formula, only those before, and the first step is divided by
+    as the optimizer was given it; elsewhere S stays and w keeps its old value. S is never reset: weights that earlier tasks
+    used slow down for ever, and those that they did not use stay free. With `include_current` S holds the present gradient, as
+    in the published code; without it, as in the paper's formula, only those before, and the first step is divided by
     eps^(1 / power). At power 2 and threshold 0 it is AdaGrad, up to the place of eps.
 
     It takes the place of the optimizer's own rule: of the optimizer it reads the learning rate, as a schedule has set it, and

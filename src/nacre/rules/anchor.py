@@ -25,8 +25,8 @@ class Anchor(Rule):
 
     - `"loss"`: its gradient is added to that of the loss before the optimizer reads it. Momentum treats it like any gradient,
       and an adaptive optimizer divides its strength out again.
-    - `"decoupled"`: w <- w - r (w - a) after the step, as AdamW decays weights toward 0. It moves away from a where r > 2, so
-      r >= 2 is refused.
+    - `"decoupled"`: w <- w - r (old - a) after the step, old the weights before it, as AdamW decays weights toward 0. It moves
+      away from a where r > 2, so r >= 2 is refused.
     - `"implicit"`: w <- (w + r a) / (1 + r) after the step, the exact proximal move. It is stable at any strength, and at a
       very large one the weights are the reference.
 
@@ -65,7 +65,7 @@ class Anchor(Rule):
     ready: tuple[Any, list[Any], Tensors, Tensors, float] | None = (
         scratch()
     )  # parameters, shapes; a, I and the largest I
-    room: Tensors = scratch(dict)  # memory for w - a
+    room: list[Tensors] = scratch(list)  # memory for w - a, by groups of one learning rate
 
     @classmethod
     def examples(cls) -> Iterator[Rule]:
@@ -77,25 +77,37 @@ class Anchor(Rule):
         if self.strength:
             anchor, importance, _ = self._ready(site)
             if self.form == "loss":
-                add_slopes(grads, site.params, importance, anchor, self.strength, self.room)
+                add_slopes(grads, site.params, importance, anchor, self.strength, self._room(0))
         return grads
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
-        if self.strength and self.form != "loss":
-            anchor, importance, most = self._ready(site)
-            for n, f in importance.items():
-                if n in new and site.params[n].grad is not None:
-                    rate = site.lr(n) * self.strength
-                    if self.form == "decoupled" and rate * most >= 2:
-                        raise BadSetting(
-                            f"Anchor pulls {n} by learning rate * strength * importance = {rate * most:g}, and a decoupled "
-                            'pull moves away from its anchor from 2 on: lower the strength, or take form="implicit"'
-                        )
-                    pull(new[n], anchor[n], f, rate, self.form == "implicit")
+        if not self.strength or self.form == "loss":
+            return new
+        anchor, importance, most = self._ready(site)
+        rates: dict[float, Tensors] = {}
+        for n, f in importance.items():
+            if site.params[n].grad is not None:
+                rates.setdefault(site.lr(n) * self.strength, {})[n] = f
+        for k, (rate, held) in enumerate(rates.items()):
+            if self.form == "implicit":
+                for n, f in held.items():
+                    pull(new[n], anchor[n], f, rate)
+            elif rate * most < 2:
+                add_slopes({n: new[n] for n in held}, old, held, anchor, -rate, self._room(k))
+            else:
+                raise BadSetting(
+                    f"Anchor pulls by learning rate * strength * importance = {rate * most:g}, and a decoupled pull moves away "
+                    'from its anchor from 2 on: lower the strength, or take form="implicit"'
+                )
         return new
 
     def needs_old(self, name: str) -> bool:
-        return False  # the pull starts from the new weights
+        return self.form == "decoupled" and self.strength > 0 and finds(self.match, name)
+
+    def _room(self, k: int) -> Tensors:
+        while len(self.room) <= k:
+            self.room.append({})
+        return self.room[k]
 
     def _ready(self, site: Site) -> tuple[Tensors, Tensors, float]:
         """Anchors, importances and the largest of these, for what the optimizer holds; made anew where a head grew."""

@@ -102,7 +102,7 @@ def kept_for(kept: Tensors, like: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def differences(a: Mapping[str, Tensor], b: Mapping[str, Tensor], room: Tensors) -> list[Tensor]:
-    """The differences a - b by the names of b, in memory that is used again: what a step moved, say; of tensors in parts mine."""
+    """The differences a - b by the names of b, in memory that is used again: what a step moved, of my parts."""
     found = room_for(room, {n: a[n] for n in b})
     for out, (n, other) in zip(found, b.items(), strict=True):
         torch.sub(local(a[n]).to(out.dtype), local(other), out=out)
