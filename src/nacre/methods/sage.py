@@ -16,7 +16,7 @@ from ..core.shards import local, shaped_like
 from ..core.state import Tensors, scratch, setting, state
 from ..rules import chosen, finds, follow, parts, room_for, scale_moves
 
-MATRICES = r"attn|attention|mlp|ffn|feed_forward|intermediate|output\.dense|linear[12]|\bfc[12]\b"
+MATRICES = "attn|attention|mlp|ffn|feed_forward|intermediate|output[.]dense|linear[12]|fc[12]"
 
 
 @dataclass

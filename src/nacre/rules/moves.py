@@ -14,7 +14,7 @@ from ..core.rule import Site
 from ..core.shards import is_sharded, local, whole
 from ..core.state import Tensors, grown
 
-BODY = r"^(?!parts\.|heads?\.|fc\.|classifier\.)"
+BODY = "^(?!(parts|heads?|fc|classifier)[.])"
 """Finds everything but heads and the trained parts of methods."""
 
 
