@@ -69,7 +69,7 @@ def test_bf16_is_summed_in_fp32_and_room_is_used_again():
     assert found.dtype == torch.float32 and abs(found - exact) < 1e-5
     room = [torch.empty(40, 50)]
     for measure in MEASURES:
-        (by_entry,) = agreement(r, g, "entry", measure, room)
+        (by_entry,) = agreement(r, g, "entry", measure, room=room)
         assert by_entry.data_ptr() == room[0].data_ptr()
 
 

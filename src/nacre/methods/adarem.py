@@ -21,8 +21,8 @@ class AdaRem(Method):
     """Lengthen the moves of weights whose gradient agrees with its own past, and shorten those that go back.
 
     With g the gradient as the optimizer was given it and m the average of the gradients of earlier steps, entry by entry
-    a = g m / (|g| max |m|) in [-1, 1], the maximum over the tensor, and w <- old + (1 + strength a) (new - old). After that
-    m <- decay m + (1 - decay) g. For a weight whose gradient keeps its sign moves grow to (1 + strength) of themselves, for one
+    a = g m / (|g| max |m| + delta) in [-1, 1], the maximum over the tensor, and w <- old + (1 + strength a) (new - old). After
+    that m <- decay m + (1 - decay) g. For a weight whose gradient keeps its sign moves grow to (1 + strength) of themselves, for one
     that oscillates m vanishes; no move changes its sign.
 
     Differences from the published form: there the factor is on the gradient inside an optimizer of its own, here it is on the
@@ -43,6 +43,7 @@ class AdaRem(Method):
 
     strength: float = setting(1.0, "how far agreement changes a move (lambda)", low=0.0, high=1.0)
     decay: float = setting(0.999, "decay of the average of gradients (beta)", low=0.0, high=1.0)
+    delta: float = setting(1e-12, "keeps gradients that are nothing but rounding out of it", low=1e-30)
     average: Tensors = state()  # m
     room: Tensors = scratch(dict)  # memory for factors
 
@@ -55,7 +56,8 @@ class AdaRem(Method):
         if self.strength:
             grads: dict[str, Tensor] = {n: p.grad for n, p in site.params.items() if p.grad is not None}
             room = room_for(self.room, grads)
-            factors = agreement(kept_for(self.average, grads), list(grads.values()), "entry", "peak", room)
+            average = kept_for(self.average, grads)
+            factors = agreement(average, list(grads.values()), "entry", "peak", damping=self.delta, room=room)
             if factors:
                 torch._foreach_mul_(factors, self.strength)
                 torch._foreach_add_(factors, 1.0)

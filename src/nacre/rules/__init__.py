@@ -4,7 +4,7 @@ from .align import agreement, gate
 from .anchor import Anchor
 from .drop import Drop
 from .moves import chosen, differences, finds, follow, kept_for, parts, room_for, scale_moves
-from .project import Project, project
+from .project import Project, project_out
 from .rest import Rest
 from .scale import Scale
 from .trust_radius import TrustRadius
@@ -24,7 +24,7 @@ __all__ = [
     "gate",
     "kept_for",
     "parts",
-    "project",
+    "project_out",
     "room_for",
     "scale_moves",
 ]

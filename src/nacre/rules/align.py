@@ -19,7 +19,7 @@ from ..core.shards import is_sharded, local, whole
 Per = Literal["entry", "row", "tensor", "list"]
 Measure = Literal["share", "cosine", "peak"]
 TINY = 1e-30
-"""Below this a squared length counts as none."""
+"""A squared length that counts as none."""
 
 
 def agreement(
@@ -27,12 +27,13 @@ def agreement(
     direction: Sequence[Tensor],
     per: Per = "tensor",
     measure: Measure = "cosine",
+    *,
+    damping: float = TINY,
     room: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """The inner product <r, g> over each unit, measured by the lengths of both.
 
-    Where a length is 0 the answer is 0. At "share" and "cosine" rescaling the reference or the direction by c > 0 scales the
-    answer by c, by 1 / c, or not at all, as the formula says.
+    Where a length is 0 the answer is 0. Rescaling a direction does not change a cosine.
 
     Args:
         reference: r, such as an average of gradients, or the gradient of an old task.
@@ -42,6 +43,7 @@ def agreement(
         measure: `"share"`: <r, g> / |g|^2, how far along g the reference goes; `"cosine"`: <r, g> / (|r| |g|), in [-1, 1];
             `"peak"`: <r, g> / (|g|_1 max |r|), in [-1, 1], with the largest entry of the whole tensor (of the list, where that
             is the unit): an entry far below it agrees only a little.
+        damping: Added to what is divided by, so that directions which are nothing but rounding agree with nothing.
         room: Memory for answers by entry, in fp32 or better, of the tensors' shapes.
 
     Returns:
@@ -52,17 +54,17 @@ def agreement(
     ([tensor(3.)], [tensor(0.6000)], [tensor([0.7500, 0.0000])])
     """
     if per == "entry":
-        return _by_entry(reference, direction, measure, room)
+        return _by_entry(reference, direction, measure, damping, room)
     products = _sums(reference, direction, per)
     if measure == "share":
         lengths = _sums(direction, direction, per)
     elif measure == "cosine":
         squares = zip(_sums(reference, reference, per), _sums(direction, direction, per), strict=True)
-        lengths = [(r.clamp_min(TINY).sqrt() * g.clamp_min(TINY).sqrt()) for r, g in squares]
+        lengths = [r.sqrt() * g.sqrt() for r, g in squares]
     else:
         signs = [g.sign() for g in direction]
         lengths = [n * m for n, m in zip(_sums(signs, direction, per), _peaks(reference, per), strict=True)]
-    return [p / n.clamp_min(TINY) for p, n in zip(products, lengths, strict=True)]
+    return [p / (n + damping) for p, n in zip(products, lengths, strict=True)]
 
 
 def gate(reference: Sequence[Tensor], direction: Sequence[Tensor], per: Per = "tensor") -> list[Tensor]:
@@ -80,21 +82,21 @@ def gate(reference: Sequence[Tensor], direction: Sequence[Tensor], per: Per = "t
 
 
 def _by_entry(
-    reference: Sequence[Tensor], direction: Sequence[Tensor], measure: Measure, room: Sequence[Tensor] | None
+    reference: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    measure: Measure,
+    damping: float,
+    room: Sequence[Tensor] | None,
 ) -> list[Tensor]:
+    """<r, g> / (length + damping) as g / (length + damping) r, in the memory of the length."""
+    peaks = _peaks(reference, "tensor") if measure == "peak" else [None] * len(reference)
     found: list[Tensor] = []
-    for k, (r, g, peak) in enumerate(zip(reference, direction, _peaks(reference, "tensor"), strict=True)):
-        r, g = local(r), local(g)
-        out = torch.empty_like(g, dtype=_kind(g)) if room is None else local(room[k])
-        if measure == "share":  # r / g, and 0 where g is
-            torch.div(r.to(out.dtype), g.to(out.dtype), out=out)
-            out.masked_fill_(g == 0, 0.0)
-        else:
-            torch.sign(g, out=out) if g.dtype == out.dtype else out.copy_(g).sign_()
-            out.mul_(r.sign() if measure == "cosine" else r)
-            if measure == "peak":
-                out.div_(peak.clamp_min(TINY))
-        found.append(out)
+    for k, (r, g, peak) in enumerate(zip(map(local, reference), map(local, direction), peaks, strict=True)):
+        out = torch.empty_like(g, dtype=_kind(g)) if room is None else room[k]
+        g = g.to(out.dtype)
+        torch.abs(g, out=out)
+        out.mul_(g.abs() if measure == "share" else r.abs() if peak is None else peak.clamp_min(TINY))
+        found.append(torch.div(g, out.add_(damping), out=out).mul_(r))
     return found
 
 

@@ -68,7 +68,7 @@ class Project(Rule):
         left, right, against = self._ready(site)
         based = {n: old[n] for n in new if n in left or n in right}
         for (n, was), move in zip(based.items(), differences(new, based, self.room), strict=True):
-            project(move, left.get(n), right.get(n))
+            project_out(move, left.get(n), right.get(n))
             torch.add(was, move, out=new[n])
         if against:
             self._turn({n: new[n] for n in against}, {n: old[n] for n in against}, against)
@@ -107,7 +107,7 @@ class Project(Rule):
         return self.ready[2:]
 
 
-def project(move: Tensor, left: Tensor | None, right: Tensor | None) -> None:
+def project_out(move: Tensor, left: Tensor | None, right: Tensor | None) -> None:
     """D <- D - U U' D, then D <- D - D V V', in place.
 
     Args:
@@ -116,7 +116,7 @@ def project(move: Tensor, left: Tensor | None, right: Tensor | None) -> None:
         right: V, (in, k), with orthonormal columns.
 
     >>> move = torch.ones(2, 3)
-    >>> project(move, torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [0.0], [1.0]]))
+    >>> project_out(move, torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [0.0], [1.0]]))
     >>> move
     tensor([[0., 0., 0.],
             [1., 1., 0.]])
