@@ -39,8 +39,8 @@ COMPOSITIONS = {
     ),
     "Rest": lambda: (trained(Rest("body.0")),),
     "AdaRem-ER": lambda: (trained(compose(ER(rows=4, memory=Reservoir(capacity=20)), AdaRem(decay=0.9))),),
-    "SAGE": lambda: (trained(SAGE("body")),),
-    "CLASSP": lambda: (trained(CLASSP(threshold=1e-6)),),
+    "SAGE": lambda: (trained(SAGE("body.4", decay=0.5)),),
+    "CLASSP": lambda: (trained(CLASSP(threshold=1e-6, power=2.0, eps=1.0)),),
     "Multiplicative": lambda: (trained(Multiplicative()),),
     "rules": lambda: (
         trained(compose(Scale("body.0", 0.5), Drop(0.3, rescale=True), Anchor(), TrustRadius(0.05, 0.5, of="stage"))),
