@@ -22,8 +22,8 @@ class AdaRem(Method):
 
     With g the gradient as the optimizer was given it and m the average of the gradients of earlier steps, entry by entry
     a = g m / (|g| max |m| + delta) in [-1, 1], the maximum over the tensor, and w <- old + (1 + strength a) (new - old). After
-    that m <- decay m + (1 - decay) g. For a weight whose gradient keeps its sign moves grow to (1 + strength) of themselves, for
-    one that oscillates m vanishes; no move changes its sign.
+    that m <- decay m + (1 - decay) g. Where a gradient keeps its sign moves grow to (1 + strength) of themselves, where it
+    oscillates m vanishes; no move changes its sign.
 
     Differences from the published form: there the factor is on the gradient inside an optimizer of its own, here it is on the
     move that any optimizer made, because Adam would divide it out again. Under plain SGD both are the same. With momentum and

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from ..core.method import Method
 from ..core.paper import Fidelity, Paper
@@ -62,7 +63,7 @@ class CLASSP(Method):
     sums: Tensors = state()  # S
     steps: int = state(int)
     room: Tensors = scratch(dict)  # memory for steps
-    more: Tensors = scratch(dict)  # and for what is summed up
+    more: Tensors = scratch(dict)  # and for gradients that pass
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
@@ -75,21 +76,20 @@ class CLASSP(Method):
         if not grads:
             return new
         self.steps += 1
-        taken, fresh = room_for(self.room, grads), room_for(self.more, grads)
-        sums = parts(kept_for(self.sums, grads))
-        moves = self._passing(list(grads.values()), fresh)
-        if not self._includes:
-            torch._foreach_copy_(taken, sums)
-        torch._foreach_add_(sums, fresh)
+        sums, taken = parts(kept_for(self.sums, grads)), room_for(self.room, grads)
+        passing = self._passing(grads)
+        if self._includes:
+            torch._foreach_copy_(taken, passing)
+            self._sum_up(sums, taken)
         if self._acts:
-            if self._includes:
-                torch._foreach_copy_(taken, sums)
+            torch._foreach_copy_(taken, sums)
             torch._foreach_add_(taken, self.eps)
             torch._foreach_pow_(taken, -1 / self.power)
-            torch._foreach_mul_(taken, moves)
-            torch._foreach_mul_(taken, parts(grads.values()))
+            torch._foreach_mul_(taken, passing)
             for step, n in zip(taken, grads, strict=True):
                 torch.add(local(old[n]), step, alpha=-site.lr(n), out=local(new[n]))
+        if not self._includes:
+            self._sum_up(sums, passing)
         return new
 
     def needs_old(self, name: str) -> bool:
@@ -104,14 +104,21 @@ class CLASSP(Method):
     def _includes(self) -> bool:
         return self.include_current or self.mode == "reference"
 
-    def _passing(self, grads: list[Tensor], fresh: list[Tensor]) -> list[Tensor]:
-        """Which entries, or tensors, may move; what they add to the sums is written into `fresh`."""
-        torch._foreach_copy_(fresh, parts(grads))
-        torch._foreach_abs_(fresh)
+    def _passing(self, grads: Tensors) -> list[Tensor]:
+        """The gradients, 0 where they are not to move anything."""
+        found, mine = room_for(self.more, grads), parts(grads.values())
+        torch._foreach_copy_(found, mine)
         if self.mode == "reference":  # a truth is compared with the threshold
-            return [(whole(g.abs().sum()) > 0) & (self.threshold < 1) for g in grads]
-        passing = [g.square() > self.threshold for g in fresh]
-        if self.power != 1:
-            torch._foreach_pow_(fresh, self.power)
-        torch._foreach_mul_(fresh, passing)
-        return passing
+            truths = [(whole(g.abs().sum()) > 0) & (self.threshold < 1) for g in grads.values()]
+            torch._foreach_mul_(found, truths)
+        elif self.threshold:
+            for g in found:
+                g.copy_(hardshrink(g, self.threshold**0.5))
+        return found
+
+    def _sum_up(self, sums: list[Tensor], grads: list[Tensor]) -> None:
+        """S <- S + |g|^power; uses the gradients up."""
+        torch._foreach_abs_(grads)
+        if self.power != 1 and self.mode == "paper":
+            torch._foreach_pow_(grads, self.power)
+        torch._foreach_add_(sums, grads)

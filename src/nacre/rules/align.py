@@ -121,9 +121,17 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 def _peaks(tensors: Sequence[Tensor], per: Per) -> list[Tensor]:
     """The largest absolute entry of each tensor, or of all."""
-    found = [whole(torch.linalg.vector_norm(t, torch.inf)) if t.numel() else t.new_zeros(()) for t in tensors]
-    found = [p.to(_kind(p)) for p in found]
+    found = [_peak(t).to(_kind(t)) for t in tensors]
     return [torch.stack(found).amax()] * len(found) if per == "list" and found else found
+
+
+def _peak(t: Tensor) -> Tensor:
+    if not t.numel():
+        return t.new_zeros(())
+    if is_sharded(t):
+        return whole(t.abs().amax())
+    low, high = torch.aminmax(t)
+    return torch.maximum(high, -low)
 
 
 def _kind(t: Tensor) -> torch.dtype:
