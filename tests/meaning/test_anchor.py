@@ -169,6 +169,23 @@ def test_rows_of_a_head_that_grew_since_are_free():
         assert first[2:].max() < 0.2 * first[:2].max(), "new rows differ through the others only"
 
 
+def test_an_importance_of_fewer_rows_leaves_new_ones_free_and_single_numbers_are_for_all():
+    for form in FORMS:
+        net = Net(norm=False, dropout=0.0)
+        grow(net, 4)
+        start, made = net.head.weight.detach().clone(), MadeOptimizer("sgd", 0.05)
+        steps(Anchor(10.0, form, match="head.weight", importance={"head.weight": torch.ones(2, 16)}), net, 1, made)
+        far = (net.head.weight.detach() - start).norm(dim=1)
+        assert far[:2].max() < 0.5 * far[2:].min(), form
+        ends = []
+        for a, i in ((torch.tensor(0.5), torch.tensor(2.0)), (torch.full((6,), 0.5), torch.full((6,), 2.0))):
+            quadratic = Quadratic()
+            rule = Anchor(0.3, form, reference={"w": a}, importance={"w": i})
+            descend(rule, quadratic, torch.optim.SGD(quadratic.parameters(), lr=0.1), 5)
+            ends.append(quadratic.w.detach())
+        assert torch.equal(*ends), form
+
+
 def test_names_and_shapes_that_do_not_fit_are_refused():
     net = Quadratic()
     made = torch.optim.SGD(net.parameters(), lr=0.1)

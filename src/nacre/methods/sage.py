@@ -39,7 +39,7 @@ class SAGE(Method):
     (arXiv 2202.02664).
 
     Raises:
-        BadSetting: at the first step, if `match` finds no matrix that the optimizer holds.
+        BadSetting: at the first step, if `match` finds nothing that the optimizer holds.
 
     >>> SAGE(decay=0.85).decay
     0.85

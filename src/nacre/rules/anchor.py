@@ -11,7 +11,7 @@ import torch
 from ..core.errors import BadSetting
 from ..core.rule import Rule, Site
 from ..core.shards import is_sharded, whole
-from ..core.state import Tensors, scratch, setting, state
+from ..core.state import Tensors, grown, scratch, setting, state
 from ..losses import add_slopes, pull
 from .moves import BODY, chosen, finds, some, wide
 from .start import Start
@@ -38,8 +38,8 @@ class Anchor(Rule):
     `match="qkv"`, the rest frozen.
 
     Attributes:
-        reference: a, by parameter name; None = the weights where the stage began.
-        importance: I, by parameter name, of the reference's shape or 0-dim; None = 1 everywhere. What it does not name is free.
+        reference: a, by parameter name, perhaps of fewer rows, or 0-dim; None = the weights where the stage began.
+        importance: I, by parameter name, likewise; None = 1 everywhere. What it does not name is free.
 
     Raises:
         BadSetting: at the first step, if `match` finds nothing, a name is unknown, or shapes do not fit; at any step, if a
@@ -62,9 +62,8 @@ class Anchor(Rule):
     reference: Tensors | None = setting(None, "what weights are pulled toward; the start of the stage by default")
     importance: Tensors | None = setting(None, "how hard each entry is pulled, times strength; 1 by default")
     start: Start = state(Start)
-    ready: tuple[Any, list[Any], Tensors, Tensors, float] | None = (
-        scratch()
-    )  # parameters, shapes; a, I and the largest I
+    # parameters and their shapes; a, I and the largest I for them
+    ready: tuple[Any, list[Any], Tensors, Tensors, float] | None = scratch()
     room: list[Tensors] = scratch(list)  # memory for w - a, by groups of one learning rate
 
     @classmethod
@@ -118,7 +117,8 @@ class Anchor(Rule):
         if self.ready is None or self.ready[0] is not site.params or self.ready[1] != shapes:
             anchor = self.start.weights
             if self.reference is not None:
-                anchor = self._given("reference", self.reference, site)
+                given = self._given("reference", self.reference, site)
+                anchor = {n: a if a.ndim else a.expand(site.params[n].shape) for n, a in given.items()}
             importance = self._importance(anchor, site)
             most = max((float(whole(f).max()) for f in importance.values() if f.numel()), default=0.0)
             self.ready = (site.params, shapes, anchor, importance, most)
@@ -148,6 +148,6 @@ class Anchor(Rule):
                 continue
             f = torch.ones((), dtype=a.dtype, device=a.device) if given is None else given[n]
             if f.ndim == 0 and (is_sharded(site.params[n]) or a.shape != site.params[n].shape):
-                f = f.expand(a.shape).contiguous() if not is_sharded(a) else torch.ones_like(a) * f
-            found[n] = f
+                f = torch.ones_like(a) * f
+            found[n] = grown(f, a)
         return found

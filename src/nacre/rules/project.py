@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -53,9 +54,8 @@ class Project(Rule):
     left: Tensors = setting(dict, "what is protected of the outputs, as orthonormal columns")
     right: Tensors = setting(dict, "what is protected of the inputs, as orthonormal columns")
     against: Tensors = setting(dict, "a gradient that no move may go against")
-    ready: tuple[Any, list[Any], Tensors, Tensors, Tensors] | None = (
-        scratch()
-    )  # parameters, shapes; U, V and r for them
+    # parameters and their shapes; U, V and r for them
+    ready: tuple[Any, list[Any], Tensors, Tensors, Tensors] | None = scratch()
     room: Tensors = scratch(dict)  # memory for moves
 
     @classmethod
@@ -121,7 +121,7 @@ def project_out(move: Tensor, left: Tensor | None, right: Tensor | None) -> None
     tensor([[0., 0., 0.],
             [1., 1., 0.]])
     """
-    flat = move.view(-1, 1) if move.ndim == 1 else move.flatten(1)  # a view, unless strides forbid it
+    flat = move.view(-1, 1) if move.ndim < 2 else move.flatten(1)  # a view, unless strides forbid it
     if left is not None:
         flat.addmm_(left, left.mT @ flat, alpha=-1)
     if right is not None:
@@ -132,9 +132,8 @@ def project_out(move: Tensor, left: Tensor | None, right: Tensor | None) -> None
 
 def _basis(which: str, name: str, basis: Tensor, param: Tensor, side: int) -> Tensor:
     """A basis where the weight is, in fp32 or better; rows of the weight that it does not know are free."""
-    size = (len(param), param[:1].numel()) if param.ndim > 1 else (*param.shape, 1)
-    fits = basis.ndim == 2 and len(size) == 2
-    if not fits or not (len(basis) == size[side] or (side == 0 and len(basis) < size[0])):
+    size = (len(param), prod(param.shape[1:])) if param.ndim else (1, 1)
+    if basis.ndim != 2 or not (len(basis) == size[side] or (side == 0 and len(basis) < size[0])):
         raise BadSetting(
             f"Project.{which} of {name} has the shape {tuple(basis.shape)}, the weight counts as {size}: give "
             f"({'out' if side == 0 else 'in'}, k)"
@@ -150,7 +149,8 @@ def _basis(which: str, name: str, basis: Tensor, param: Tensor, side: int) -> Te
 
 
 def _gradient(name: str, gradient: Tensor, param: Tensor) -> Tensor:
-    if gradient.shape[1:] != param.shape[1:] or gradient.ndim != param.ndim or len(gradient) > len(param):
+    rows = gradient.ndim and gradient.shape[1:] == param.shape[1:] and len(gradient) < len(param)
+    if gradient.shape != param.shape and not rows:
         raise BadSetting(
             f"Project.against of {name} has the shape {tuple(gradient.shape)}, the parameter {tuple(param.shape)}: give a "
             "gradient of it"
