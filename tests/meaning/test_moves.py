@@ -15,9 +15,14 @@ from nacre.core.errors import BadSetting
 from nacre.core.method import compose
 from nacre.core.model import grow
 from nacre.core.optim import MadeOptimizer
-from nacre.core.rule import attached
-from nacre.methods import CLASSP, SAGE, AdaRem, Multiplicative
+from nacre.core.rule import Site, attached
+from nacre.core.stream import Task
+from nacre.learner import Learner, Listener, Stage
+from nacre.memory import Reservoir
+from nacre.methods import CLASSP, ER, SAGE, AdaRem, Multiplicative
 from nacre.rules import Anchor, Drop, Project, Rest, Scale, TrustRadius
+from nacre.rules.start import Start
+from nacre.schedules import schedule
 
 KINDS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -140,15 +145,11 @@ def test_exactly_what_the_dice_say_rests_bit_for_bit_and_is_drawn_anew(kind):
 
 
 def test_the_place_in_the_stream_is_part_of_the_draw_and_resuming_repeats_it():
-    class Site:
-        params = model(), None
-
     held = dict(model().named_parameters())
     masks = {}
     for place in ((0, 0, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)):
-        site = type(
-            "S", (), {"params": held, "step": place[2], "task": type("T", (), {"index": place[0], "stage": place[1]})}
-        )
+        index, stage, step = place
+        site = Site(nn.Identity(), None, held, None, step, task=Task(index, None, stage=stage))
         masks[place] = Drop(match="").resting(site)["0.weight"]
         assert torch.equal(masks[place], copy.deepcopy(Drop(match="")).resting(site)["0.weight"])
     kept = list(masks.values())
@@ -259,9 +260,6 @@ def test_relative_radii_are_multiples_of_the_weights_norms_and_zeros_can_move():
 
 
 def test_rows_that_come_within_a_stage_start_where_they_came():
-    from nacre.core.rule import Site
-    from nacre.rules.start import Start
-
     start, params = Start(), {"head": nn.Parameter(torch.ones(2, 3))}
     site = Site(nn.Identity(), None, params, None)
     assert torch.equal(start.notice(site, params)["head"], torch.ones(2, 3))
@@ -316,11 +314,6 @@ def test_frozen_tied_empty_and_unused_parameters_are_no_error(rule):
 
 
 def test_with_replay_and_a_schedule_moves_follow_the_rate_and_the_radius():
-    from nacre.learner import Learner, Listener, Stage
-    from nacre.memory import Reservoir
-    from nacre.methods import ER
-    from nacre.schedules import schedule
-
     class Looks(Listener):
         met, before = [], None
 

@@ -18,7 +18,8 @@ class Scale(Rule):
     w <- old + factor (new - old). It acts on the step that was taken, so an adaptive optimizer does not divide it out again,
     and weight decay and momentum are scaled with the rest; under plain SGD it is a learning rate of its own. Composed,
     several of them give several groups their factors; a tensor that two of them find is scaled by both. At factor 0 weights
-    stay where they are, but it is `Rest` that promises the bits, and those of the optimizer's own copies.
+    stay where they are, but it is `Rest` that promises the bits, and those of the optimizer's own copies. An optimizer that
+    writes a copy of its own back into the weights (fp32 masters) takes later what was left out: there the move is delayed.
 
     With factor 0.01 on everything but the head it is the slow learner of SLCA (arXiv 2303.05118).
 
