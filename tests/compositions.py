@@ -12,6 +12,7 @@ from nacre.heads import Alignment
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
 from nacre.methods import (
+    CLASSP,
     ECO,
     EKPC,
     EMA,
@@ -19,16 +20,19 @@ from nacre.methods import (
     EWC,
     LCIA,
     MIST,
+    SAGE,
     SLCA,
+    AdaRem,
     ExtrapSGD,
     FastSlow,
     FeatureDistillation,
     Joint,
+    Multiplicative,
     NaP,
     RanPAC,
     SimpleCIL,
 )
-from nacre.rules import Rest
+from nacre.rules import Anchor, Drop, Rest, Scale, TrustRadius
 from nacre.schedules import schedule
 
 
@@ -66,6 +70,13 @@ COMPOSITIONS = {
     "LCIA": lambda: (trained(LCIA(first=True)),),
     "FastSlow": lambda: (trained(FastSlow(tau=0.2, rows=8, plastic=True)),),
     "Rest": lambda: (trained(Rest("body.0")),),
+    "AdaRem-ER": lambda: (trained(compose(ER(rows=4, memory=Reservoir(capacity=20)), AdaRem(decay=0.9))),),
+    "SAGE": lambda: (trained(SAGE("body.4", decay=0.5)),),
+    "CLASSP": lambda: (trained(CLASSP(threshold=1e-6, power=2.0, eps=1.0)),),
+    "Multiplicative": lambda: (trained(Multiplicative()),),
+    "rules": lambda: (
+        trained(compose(Scale("body.0", 0.5), Drop(0.3, rescale=True), Anchor(), TrustRadius(0.05, 0.5, of="stage"))),
+    ),
 }
 
 

@@ -168,6 +168,18 @@ def test_a_missing_extra_says_which_to_install():
     assert "pip install 'nacre[vision]'" in str(error)
 
 
+def test_a_rule_stands_wherever_a_method_does():
+    told = ["ER", {"name": "drop", "share": 0.3}, {"name": "Rest", "rests": "layers.0"}, "AdaRem"]
+    stage = config(stage=[{"methods": told}]).stage[0]
+    assert [t["name"] for t in stage.methods] == ["ER", "Drop", "Rest", "AdaRem"] and stage.methods[1]["share"] == 0.3
+    assert {"Anchor", "Drop", "Project", "Rest", "Scale", "TrustRadius"} <= {e.name for e in entries("rule")}
+    assert not {e.name for e in entries("rule")} & {e.name for e in entries("method")}
+    made = make("rule", {"name": "Anchor", "form": "decoupled", "strength": 0.5})
+    assert make("method", {"name": "Anchor", "form": "decoupled", "strength": 0.5}) == made
+    with pytest.raises(UnknownName, match="Scale"):
+        make("rule", "scal")
+
+
 def test_methods_of_others_are_named_by_module():
     assert type(make("method", "tests.end_to_end.test_config:Mine")) is Mine
     with pytest.raises(BadSetting, match="is not known here"):

@@ -339,10 +339,11 @@ def faces(package: Path) -> list[str]:
         for name in sorted(n for n in offered - set(listed) if not is_private(n)):
             found.append(f"{file}:1: the face imports {name}, and __all__ does not list it")
         for name, (home, node) in sorted(defined.items()):
-            inside = name in parts and room in plan.PARTS_INSIDE
+            part = name in parts and bool(getattr(node, "bases", ()))  # a class of the same name may stand alone
+            inside = part and room in plan.PARTS_INSIDE
             if is_private(name) or name in listed or home.name == "__init__.py" or inside:
                 continue
-            if name in parts:
+            if part:
                 found.append(f"{home}:{node.lineno}: the part {name} is not in the face of {room}")
             elif room in plan.SHOWN_IS_OFFERED and ">>>" in (ast.get_docstring(node) or ""):
                 found.append(f"{home}:{node.lineno}: {name} is shown by an example, but is not in the face of {room}")

@@ -13,7 +13,7 @@ ROOMS: dict[str, tuple[str, ...]] = {  # room: other rooms that its files may im
     "losses": ("core",),
     "schedules": ("core",),
     "importance": ("core", "losses"),
-    "rules": ("core",),
+    "rules": ("core", "losses"),
     "memory": ("core",),
     "heads": ("core",),
     "adapters": ("core",),

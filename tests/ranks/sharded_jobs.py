@@ -26,9 +26,9 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rule import Rule, attached
 from nacre.learner import Learner, Listener, Stage
 from nacre.memory import Reservoir
-from nacre.methods import ER, EWC, MIST, SimpleCIL
+from nacre.methods import CLASSP, ER, EWC, MIST, SAGE, AdaRem, Multiplicative, SimpleCIL
 from nacre.metrics import Motion
-from nacre.rules import Rest
+from nacre.rules import Anchor, Drop, Rest, Scale, TrustRadius
 from tests.ranks.jobs import far
 
 SGD = MadeOptimizer("sgd", 0.01, [{"match": "head|parts", "lr": 0.02}], {"momentum": 0.9, "weight_decay": 0.05})
@@ -41,6 +41,19 @@ METHODS: dict[str, Callable[[], Rule]] = {
     "EWC": lambda: EWC(rows=8),
     "EWC-pull": lambda: EWC(rows=8, how="pull"),
     "MIST": lambda: MIST(width=8, batch=16, protect=0.05),
+    "AdaRem": lambda: AdaRem(decay=0.9),
+    "SAGE": lambda: SAGE("weight", decay=0.5),
+    "Multiplicative": lambda: Multiplicative(),
+    "CLASSP": lambda: CLASSP(power=2.0, eps=1.0, threshold=1e-6),
+    "Scale-Drop-Anchor-TrustRadius": lambda: compose(
+        *(
+            Scale("body.0", 0.5),
+            Drop(0.3, "", rescale=True),
+            Anchor(),
+            Anchor(0.1, "loss"),
+            TrustRadius(0.05, 0.5, of="stage"),
+        )
+    ),
     "MIST-EWC-ER": lambda: compose(MIST(objective_of="stage", batch=16), EWC(rows=8), ER(rows=4)),
 }
 

@@ -15,7 +15,7 @@ CASES = [*(f"{name}, whole" for name in sharded_jobs.METHODS), "EWC, body", "MIS
 
 @pytest.mark.parametrize("name", CASES)
 def test_methods_agree_with_one_process(name, pair):
-    assert pair["parts: agree"][name] < ROUNDING, f"{name}: ends {pair['agree'][name]:.1e} from one process"
+    assert pair["parts: agree"][name] < ROUNDING, f"{name}: ends {pair['parts: agree'][name]:.1e} from one process"
 
 
 def test_a_rank_without_rows_keeps_step_and_its_penalties_count_once(pair):

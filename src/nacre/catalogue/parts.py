@@ -13,13 +13,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from .. import memory, methods
+from .. import memory, methods, rules
 from ..backbones import BACKBONES
 from ..core.errors import BadSetting, UnknownName
 from ..core.files import first_line
 from ..core.method import Method
 from ..core.optim import OPTIMIZERS, MadeOptimizer
 from ..core.paper import Paper
+from ..core.rule import Rule
 from ..data import AUGMENTS, SOURCES
 from ..schedules import SCHEDULES, schedule
 from ..streams import ARRIVALS, STREAMS
@@ -51,7 +52,7 @@ class Entry:
     """One part of the catalogue.
 
     Attributes:
-        kind: What it is: method, memory, stream, arrival, backbone, data, augment, schedule, optimizer.
+        kind: What it is: method, rule, memory, stream, arrival, backbone, data, augment, schedule, optimizer.
         name: As it is written in a config.
         made_by: The class or function that makes it; a sentence where there is nothing to set.
     """
@@ -111,6 +112,7 @@ def _exported(face: types.ModuleType, is_one: Callable[[type], bool]) -> dict[st
 
 KINDS: dict[str, Mapping[str, Any]] = {
     "method": _exported(methods, lambda c: issubclass(c, Method)),
+    "rule": _exported(rules, lambda c: issubclass(c, Rule)),
     "memory": _exported(memory, lambda c: issubclass(c, memory.Memory) and c is not memory.Memory),
     "stream": STREAMS,
     "arrival": ARRIVALS,
@@ -121,6 +123,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "optimizer": OPTIMIZERS,
 }
 """Each kind of part: name -> what makes it, or a line about it."""
+_FOUND_AS = {"method": ("method", "rule")}
 
 
 def entries(kind: str) -> list[Entry]:
@@ -138,13 +141,15 @@ def entries(kind: str) -> list[Entry]:
 def find(kind: str, name: str) -> Entry:
     """A part by its name, in any case; a method of somebody else's as `package.module:Class`.
 
+    Where a method is looked for a rule is found too: it may stand wherever a method does.
+
     Raises:
         UnknownName: no part of this kind has that name; the message names the nearest.
 
     >>> find("method", "er").name
     'ER'
     """
-    known = {e.name.lower(): e for e in entries(kind)}
+    known = {e.name.lower(): e for k in _FOUND_AS.get(kind, (kind,)) for e in entries(k)}
     if name.lower() in known:
         return known[name.lower()]
     if kind == "method" and ":" in name:

@@ -13,7 +13,14 @@ from ..experiment import PREFIX, TABLES, StreamTable, recipe_of, recipes
 from ..experiment import cache as feature_cache
 from ..report import Sheet, settings_sheet, show
 
-PLURALS = {"method": "methods", "memory": "memories", "stream": "streams", "backbone": "backbones", "data": "data"}
+PLURALS = {
+    "method": "methods",
+    "rule": "rules",
+    "memory": "memories",
+    "stream": "streams",
+    "backbone": "backbones",
+    "data": "data",
+}
 PLURALS |= {"arrival": "arrivals", "augment": "augments", "schedule": "schedules", "optimizer": "optimizers"}
 RECIPES = "recipes"
 WIDTH = 100  # letters of a line of running text
@@ -129,6 +136,7 @@ def snippet(entry: Entry) -> str:
     source = "PATH" if entry.name.isupper() else entry.name
     return {
         "method": f"[[stage]]\nmethods = [{{ {table} }}]",
+        "rule": f"[[stage]]\nmethods = [{{ {table} }}]",
         "memory": f"memory = {{ {table} }}",
         "stream": f'[stream]\nkind = "{entry.name}"',
         "arrival": f'[stream]\narrival = "{entry.name}"',

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.shards import is_sharded, over_parts
+from ..core.shards import is_sharded, over_parts, part_of
 from ..core.state import Tensors, grown
 
 
@@ -76,7 +76,7 @@ def anchored(
 
 def add_slopes(
     grads: Tensors,
-    params: Mapping[str, nn.Parameter],
+    params: Mapping[str, Tensor],
     importance: Tensors,
     anchor: Tensors,
     strength: float,
@@ -101,6 +101,31 @@ def add_slopes(
         *mine, [grown(importance[n], p) for n, p in held.items()], [grown(anchor[n], p) for n, p in held.items()]
     ):
         torch._foreach_addcmul_(slopes, far, _differences(weights, anchors, room), value=strength)
+
+
+def pull(weight: Tensor, anchor: Tensor, importance: Tensor, rate: float) -> None:
+    """Move a weight toward its anchor, in place: w <- (w + r a) / (1 + r), with r = rate * F.
+
+    It is the exact proximal move of rate * F / 2 (w - a)^2: stable at any rate, and at a large one w ends at a.
+
+    Args:
+        weight: w, perhaps of more rows than the anchor: these stay.
+        anchor: a.
+        importance: F, of the anchor's shape or 0-dim.
+        rate: Learning rate times strength.
+
+    >>> w = torch.tensor([3.0, 9.0])
+    >>> pull(w, torch.tensor([1.0]), torch.tensor([2.0]), 0.5)
+    >>> w
+    tensor([2., 9.])
+    """
+    known = weight if anchor.shape == weight.shape else weight[: len(anchor)]
+    far, anchor = part_of(importance, known) * rate, part_of(anchor, known)
+    share = far.div_(far + 1)
+    if known.dtype == share.dtype:
+        known.lerp_(anchor, share)
+    else:  # weights of lower precision than their memory
+        known.copy_(torch.lerp(known.to(share.dtype), anchor, share))
 
 
 def _differences(weights: list[Tensor], anchors: list[Tensor], room: Tensors | None) -> list[Tensor]:

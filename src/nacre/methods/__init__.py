@@ -1,6 +1,8 @@
 """Published methods, one file each, named as their papers name them. The empty `Method` is plain fine-tuning."""
 
+from .adarem import AdaRem
 from .agem import AGEM
+from .classp import CLASSP
 from .cumulative import Cumulative
 from .der import DER, DERpp
 from .eco import ECO
@@ -20,8 +22,10 @@ from .ldc import LDC
 from .lwf import LwF
 from .mas import MAS
 from .mist import MIST
+from .multiplicative import Multiplicative
 from .nap import NaP
 from .ranpac import RanPAC
+from .sage import SAGE
 from .si import SI
 from .simplecil import SimpleCIL
 from .slca import SLCA
@@ -30,6 +34,7 @@ from .task_adapters import TaskAdapters
 
 __all__ = [
     "AGEM",
+    "CLASSP",
     "DER",
     "ECO",
     "EKPC",
@@ -41,9 +46,11 @@ __all__ = [
     "LDC",
     "MAS",
     "MIST",
+    "SAGE",
     "SI",
     "SLCA",
     "SLDA",
+    "AdaRem",
     "Cumulative",
     "DERpp",
     "ExtrapSGD",
@@ -53,6 +60,7 @@ __all__ = [
     "ICaRL",
     "Joint",
     "LwF",
+    "Multiplicative",
     "NaP",
     "RanPAC",
     "SimpleCIL",

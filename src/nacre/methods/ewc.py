@@ -15,11 +15,10 @@ from ..core.model import Outputs, evaluating
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.rule import Site
-from ..core.shards import part_of
 from ..core.state import Tensors, grown, scratch, setting, state
 from ..core.stream import Task
 from ..importance import fisher
-from ..losses import add_slopes, anchored
+from ..losses import add_slopes, anchored, pull
 
 
 @dataclass
@@ -83,13 +82,7 @@ class EWC(Method):
         if self.how == "pull" and self.strength:
             for n, f in self.importance.items():
                 if n in new:
-                    known = new[n] if f.shape == new[n].shape else new[n][: len(f)]
-                    far = part_of(f, known) * (site.lr(n) * self.strength)
-                    anchor = part_of(self.anchor[n], known)
-                    if known.dtype == f.dtype:
-                        known.lerp_(anchor, far.div_(far + 1))
-                    else:  # weights of lower precision than their memory
-                        known.copy_(torch.lerp(known.to(f.dtype), anchor, far.div_(far + 1)))
+                    pull(new[n], self.anchor[n], f, site.lr(n) * self.strength)
         return new
 
     def needs_old(self, name: str) -> bool:

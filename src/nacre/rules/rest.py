@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor
 from ..core.errors import BadSetting
 from ..core.rule import Rule, Site
 from ..core.state import Tensors, scratch
+from .moves import chosen, some
 
 
 @dataclass
@@ -52,24 +52,14 @@ class Rest(Rule):
     def _check(self, site: Site) -> Tensors:
         """The masks that rest anything, found once for each optimizer."""
         if isinstance(self.rests, str):
-            found = {n: torch.tensor(True) for n in site.params if re.search(self.rests, n)}
-            if not found:
-                raise BadSetting(
-                    f"Rest({self.rests!r}) finds no parameter: name one that the optimizer holds, {_some(site)}"
-                )
-            return found
+            return {n: torch.tensor(True) for n in chosen(site, self.rests, f"Rest({self.rests!r})")}
         for name, mask in self.rests.items():
             if name not in site.params:
                 raise BadSetting(
-                    f"Rest names {name!r}, which the optimizer does not hold: name one that it does, {_some(site)}"
+                    f"Rest names {name!r}, which the optimizer does not hold: name one that it does, {some(site)}"
                 )
             if mask.dtype != torch.bool:
                 raise BadSetting(
                     f"Rest takes bool masks; the one of {name!r} is {mask.dtype}: convert it with mask.bool()"
                 )
         return {n: m.to(site.params[n].device) for n, m in self.rests.items() if bool(m.any())}
-
-
-def _some(site: Site) -> str:
-    names = sorted(site.params)
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
