@@ -2,12 +2,14 @@
 
 from .contrastive import supervised_info_nce
 from .distillation import distillation, sigmoid_targets, stored_logits, weighted_mean
-from .quadratic import add_slopes, anchored, quadratic
+from .quadratic import add_slopes, anchored, fold, pull, quadratic
 
 __all__ = [
     "add_slopes",
     "anchored",
     "distillation",
+    "fold",
+    "pull",
     "quadratic",
     "sigmoid_targets",
     "stored_logits",

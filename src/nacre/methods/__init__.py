@@ -9,6 +9,7 @@ from .ewc import EWC
 from .gdumb import GDumb
 from .icarl import ICaRL
 from .joint import Joint
+from .l2 import L2
 from .lwf import LwF
 from .mas import MAS
 from .mist import MIST
@@ -24,6 +25,7 @@ __all__ = [
     "ER",
     "ERACE",
     "EWC",
+    "L2",
     "MAS",
     "MIST",
     "SI",
