@@ -10,7 +10,7 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ER, EWC, L2, MIST, Joint, RanPAC, SimpleCIL
+from nacre.methods import ER, EWC, L2, MIST, HybridUpdate, Joint, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -27,6 +27,9 @@ COMPOSITIONS = {
     "Joint": lambda: (trained(Joint()),),
     "EWC": lambda: (trained(EWC(rows=8)),),
     "EWC-pull": lambda: (trained(EWC(rows=8, how="pull"), clock="stream", schedule=schedule("constant", warmup=12)),),
+    "HybridUpdate": lambda: (
+        trained(HybridUpdate(old="replay", probe=2, batch=8, warmup=3, memory=Reservoir(capacity=20))),
+    ),
     "L2": lambda: (trained(L2(strength=0.1, head=True, local=True)),),
     "ER": lambda: (trained(ER(rows=8, memory=Reservoir(capacity=20))),),
     "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),

@@ -142,6 +142,7 @@ def test_local_rows_compete_among_their_own_classes_and_replayed_ones_among_all(
         mixed = Batch(batch.x, batch.y, source=torch.tensor([0, 0, 0, 1, 1, 1]))
         shaped = method.shape_logits(torch.ones(6, 4), mixed)
         assert shaped[:3, :2].max() == -1e4 and (shaped[3:] == 1).all() and (shaped[:3, 2:] == 1).all()
+        assert L2().shape_logits(shaped, mixed) is shaped
 
 
 def test_with_replay_and_a_schedule_it_ends_nearer_the_anchor_than_without():

@@ -5,6 +5,7 @@ from .lda import discriminant
 from .linear import GrowingLinear, MultiHead
 from .ridge import GRID, RandomFeatures, choose_ridge
 from .statistics import ClassStatistics
+from .warming import warm_rows
 
 __all__ = [
     "GRID",
@@ -15,4 +16,5 @@ __all__ = [
     "choose_ridge",
     "discriminant",
     "features_of",
+    "warm_rows",
 ]

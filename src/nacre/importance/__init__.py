@@ -4,8 +4,9 @@ from .fisher import batched_fisher, fisher
 from .modules import module_sensitivity, most_sensitive
 from .path import PathIntegral, summed
 from .scores import first_order, magnitude, random_scores
-from .select import named, top_share, top_share_of_all
+from .select import named, top_share, top_share_of_all, weights_of
 from .sensitivity import sensitivity
+from .slope import mean_slope
 
 __all__ = [
     "PathIntegral",
@@ -13,6 +14,7 @@ __all__ = [
     "first_order",
     "fisher",
     "magnitude",
+    "mean_slope",
     "module_sensitivity",
     "most_sensitive",
     "named",
@@ -21,4 +23,5 @@ __all__ = [
     "summed",
     "top_share",
     "top_share_of_all",
+    "weights_of",
 ]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import BadSetting, NonFinite
+from ..core.model import head_prefixes
 from ..core.shards import whole
 from ..core.state import Tensors
 
@@ -65,6 +66,23 @@ def top_share_of_all(scores: Tensors, share: float, least: int = 1) -> Tensors:
         raise NonFinite(f"a score of {bad} is NaN, which has no rank: look at the loss that the scores were taken of")
     pieces = top_share(flat, share, least).split([s.numel() for s in held.values()])
     return {n: piece.view_as(s).to(s.device) for (n, s), piece in zip(held.items(), pieces, strict=True)}
+
+
+def weights_of(model: nn.Module, *, norms: bool = True, head: bool = True) -> dict[str, nn.Parameter]:
+    """The weights that train, by name; without those of norm layers, or of the head, where they are not asked for.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> model.add_module("head", nn.Linear(2, 3))
+    >>> list(weights_of(model, norms=False, head=False))
+    ['0.weight', '0.bias']
+    """
+    heads = () if head else tuple(f"{h}." for h in head_prefixes(model))
+    left = () if norms else {n for n, m in model.named_modules() if "norm" in type(m).__name__.lower()}
+    return {
+        n: p
+        for n, p in model.named_parameters()
+        if p.requires_grad and not n.startswith(heads) and n.rpartition(".")[0] not in left
+    }
 
 
 def named(params: Mapping[str, T], select: str | None, who: str) -> dict[str, T]:

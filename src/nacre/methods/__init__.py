@@ -7,6 +7,7 @@ from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
 from .gdumb import GDumb
+from .hybrid_update import HybridUpdate
 from .icarl import ICaRL
 from .joint import Joint
 from .l2 import L2
@@ -33,6 +34,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "GDumb",
+    "HybridUpdate",
     "ICaRL",
     "Joint",
     "LwF",

@@ -17,7 +17,7 @@ from ..core.rows import Batch
 from ..core.rule import Site
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
-from ..importance import fisher, named
+from ..importance import fisher, named, weights_of
 from ..losses import add_slopes, anchored, fold, pull
 
 
@@ -91,8 +91,7 @@ class EWC(Method):
     def end_stage(self, model: nn.Module, task: Task) -> None:
         if not task.rows or task.train is None or task.objective is None or task.outputs is None:
             return
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        params = named(trained, self.select, "EWC")
+        params = named(weights_of(model), self.select, "EWC")
         chosen = torch.randperm(task.rows, generator=dice(self.seed, task.index, "rows"))[: self.rows]
         with evaluating(model):
             fresh = fisher(

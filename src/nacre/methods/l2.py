@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..core.errors import BadSetting
 from ..core.method import Method
-from ..core.model import Outputs, head_prefixes
+from ..core.model import Outputs
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.rule import Site
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
-from ..importance import named
+from ..importance import named, weights_of
 from ..losses import add_slopes, anchored, pull
 
 ABSENT = -1e4  # a logit that is 0 after any softmax
@@ -80,13 +80,13 @@ class L2(Method):
             self._take(model)
 
     def shape_logits(self, logits: Tensor, batch: Batch) -> Tensor:
+        if not self.local or not self.classes:
+            return logits
         if batch.y.ndim != 1 or batch.y.is_floating_point():
             raise BadSetting(
                 f"L2 with local = True needs one class id a row, not labels of shape {tuple(batch.y.shape)} ({batch.y.dtype}): "
                 "set local = False"
             )
-        if not self.classes:
-            return logits
         absent = logits.new_ones(logits.shape[1], dtype=torch.bool)
         absent[self.classes] = False
         return logits.masked_fill(absent & batch.own()[:, None], ABSENT)
@@ -115,9 +115,7 @@ class L2(Method):
 
     def _take(self, model: nn.Module) -> None:
         """Anchor the weights as they are."""
-        heads = () if self.head else tuple(f"{h}." for h in head_prefixes(model))
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(heads)}
-        chosen = named(trained, self.select, "L2")
+        chosen = named(weights_of(model, head=self.head), self.select, "L2")
         self.anchor |= {
             n: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for n, p in chosen.items()
         }

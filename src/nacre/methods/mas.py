@@ -16,7 +16,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.state import Tensors, setting, state
 from ..core.stream import Task
-from ..importance import named, sensitivity, summed
+from ..importance import named, sensitivity, summed, weights_of
 from ..losses import anchored
 
 
@@ -60,8 +60,7 @@ class MAS(Method):
     def end_stage(self, model: nn.Module, task: Task) -> None:
         if not task.rows or task.train is None or task.outputs is None:
             return
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        params = named(trained, self.select, "MAS")
+        params = named(weights_of(model), self.select, "MAS")
         chosen = torch.randperm(task.rows, generator=dice(self.seed, task.index, "rows"))[: self.rows]
         with evaluating(model):
             fresh = sensitivity(task.outputs, params, task.train, chosen, device=task.device)

@@ -15,7 +15,7 @@ from ..core.rows import Batch
 from ..core.rule import Site
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
-from ..importance import PathIntegral, named, summed
+from ..importance import PathIntegral, named, summed, weights_of
 from ..losses import add_slopes
 
 
@@ -57,8 +57,7 @@ class SI(Method):
         yield cls(gradient="total", signed=True)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.path.begin(named(trained, self.select, "SI"))
+        self.path.begin(named(weights_of(model), self.select, "SI"))
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
         mine = {n: g for n, g in grads.items() if n in self.path.sums}
