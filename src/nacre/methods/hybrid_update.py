@@ -191,7 +191,7 @@ class HybridUpdate(Method):
 
     def after_step(self, batch: Batch, out: Outputs, site: Site) -> None:
         if self.memory is not None and self.overrides("after_step"):
-            self.memory.add(batch, **{WHEN: torch.full((len(batch),), self.tasks, device=batch.y.device)[batch.own()]})
+            self.memory.add(batch, **{WHEN: torch.full((len(batch),), self.tasks, device=batch.y.device)})
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         if task.rows and self.overrides("end_stage"):
