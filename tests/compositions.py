@@ -10,7 +10,7 @@ from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
-from nacre.methods import ER, EWC, L2, MIST, HybridUpdate, Joint, RanPAC, SimpleCIL
+from nacre.methods import ER, EWC, FPF, L2, MIST, HybridUpdate, Joint, RanPAC, SimpleCIL
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -30,6 +30,7 @@ COMPOSITIONS = {
     "HybridUpdate": lambda: (
         trained(HybridUpdate(old="replay", probe=2, batch=8, warmup=3, memory=Reservoir(capacity=20))),
     ),
+    "FPF": lambda: (trained(FPF(iters=3, every=4, batch=8, memory=ClassBalanced(capacity=20))),),
     "L2": lambda: (trained(L2(strength=0.1, head=True, local=True)),),
     "ER": lambda: (trained(ER(rows=8, memory=Reservoir(capacity=20))),),
     "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),

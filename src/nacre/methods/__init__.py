@@ -6,6 +6,7 @@ from .der import DER, DERpp
 from .er import ER
 from .er_ace import ERACE
 from .ewc import EWC
+from .fpf import FPF
 from .gdumb import GDumb
 from .hybrid_update import HybridUpdate
 from .icarl import ICaRL
@@ -26,6 +27,7 @@ __all__ = [
     "ER",
     "ERACE",
     "EWC",
+    "FPF",
     "L2",
     "MAS",
     "MIST",

@@ -10,7 +10,8 @@ from .linear_tasks import LinearTasks, crossovers
 
 
 def figure(study: Study, path: Path) -> None:
-    """Draw the curves into a file, in the format that its ending names."""
+    """Draw the curves into a file, in the format that its ending names; the same file for the same figures."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     curves = study.curves
@@ -36,4 +37,5 @@ def figure(study: Study, path: Path) -> None:
         axes.set_xlabel("squared distance of tasks")
         axes.set_title(f"{what} after {tasks.tasks} tasks; extremes cross at {at:.3f}", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
-    drawn.savefig(path)
+    with mpl.rc_context({"svg.hashsalt": "nacre"}):
+        drawn.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
