@@ -110,7 +110,7 @@ def pull(weights: Tensors, importance: Tensors, anchor: Tensors, strength: float
 
     Args:
         weights: By name, as they are after the step.
-        importance: F.
+        importance: F, of the anchor's shape, or of one number for the whole tensor.
         anchor: a.
         strength: Multiplies the penalty.
         rate: The learning rate of a weight, by its name.
@@ -122,7 +122,7 @@ def pull(weights: Tensors, importance: Tensors, anchor: Tensors, strength: float
     """
     for n, f in importance.items():
         if n in weights:
-            known = weights[n] if f.shape == weights[n].shape else weights[n][: len(f)]
+            known = weights[n] if anchor[n].shape == weights[n].shape else weights[n][: len(anchor[n])]
             far = part_of(f, known) * (rate(n) * strength)
             held = part_of(anchor[n], known)
             if known.dtype == f.dtype:

@@ -62,9 +62,10 @@ class HybridUpdate(Method):
     momenta are those of the weights before alpha, and are not reset: they push along the old way for some steps.
 
     After the abstract and a summary of the paper; its exact rule was not available. The estimators, the levels and the
-    average over tasks are ours, from a linear theory that `nacre study update-magnitude` checks. There the estimate with
-    `old = "one"` is best or level with the better extreme for small and medium distances of tasks, and lies between both
-    beyond; to be better than both, what speaks for the old tasks must be unbiased by their own training.
+    average over tasks are ours, from a linear theory that `nacre study update-magnitude` checks (its frozen training, which
+    goes on with the least motion that fits, is "continue" here). There "newton" with `old = "one"` is below both extremes or
+    level with the better one for small and medium distances of tasks, and between them beyond; "cosine" and "sign" are worse
+    for small ones; to be below both everywhere, what speaks for the old tasks must be unbiased by their own training.
 
     Paper: Exploring the Impact of Parameter Update Magnitude on Forgetting and Generalization of Continual Learning
     (arXiv 2602.20796).
@@ -88,7 +89,7 @@ class HybridUpdate(Method):
     retention: float | None = setting(None, "alpha of the hybrid; estimated by default", low=0.0, high=1.0)
     gate: float | None = setting(None, "beta of the hybrid; estimated by default", low=0.0, high=1.0)
     level: Level = setting("layer", "what shares one alpha and one beta")
-    estimator: Literal["line", "newton", "cosine", "sign"] = setting("cosine", "how alpha is read from gradients")
+    estimator: Literal["line", "newton", "cosine", "sign"] = setting("newton", "how alpha is read from gradients")
     old: Literal["one", "replay", "fisher"] = setting("one", "what speaks for the tasks before")
     kappa: float = setting(1.0, "sharpness of the cosine estimate", low=0.0)
     probe: int = setting(50, "batches that slopes are taken of", low=1)
@@ -124,7 +125,7 @@ class HybridUpdate(Method):
     @classmethod
     def examples(cls) -> Iterator[Method]:
         small: dict[str, Any] = {"probe": 2, "batch": 6, "warmup": 3, "rows": 6}
-        yield cls(old="replay", memory=Reservoir(capacity=20), **small)
+        yield cls(estimator="cosine", old="replay", memory=Reservoir(capacity=20), **small)
         yield cls(old="fisher", estimator="newton", level="channel", **small)
 
     @property

@@ -63,7 +63,7 @@ class L2(Method):
     local: bool = setting(False, "rows of a task compete among its classes only")
     classes: list[int] = state(list)  # of the present task
     anchor: Tensors = state()  # a
-    ones: Tensors = scratch(dict)  # importance 1, without memory
+    ones: Tensors = scratch(dict)  # importance 1
     room: Tensors = scratch(dict)  # memory for w - a
 
     @classmethod
@@ -121,7 +121,12 @@ class L2(Method):
         }
         self.ones = {}
 
-    def _importance(self) -> Tensors:
+    def _ones(self) -> Tensors:
+        """Importance 1 of each anchor, as one number."""
         if self.ones.keys() != self.anchor.keys():
-            self.ones = {n: a.new_ones(()).expand(a.shape) for n, a in self.anchor.items()}
+            self.ones = {n: a.new_ones(()) for n, a in self.anchor.items()}
         return self.ones
+
+    def _importance(self) -> Tensors:
+        """The same in the anchor's shape, so that rows that came later have none; without memory."""
+        return {n: one.expand(self.anchor[n].shape) for n, one in self._ones().items()}

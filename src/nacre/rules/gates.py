@@ -11,7 +11,8 @@ from .levels import Level, group_sums
 def step_gates(reference: Tensors, grads: Tensors, level: Level, tasks: int) -> Tensors:
     """Beta of each tensor's groups: the old tasks' clip(r.g / g.g, 0, 1), and 1 for the new one, averaged over all tasks.
 
-    1 where there is no reference, or none to speak of.
+    1 where there is no reference, or none to speak of. The old share is clipped before the average, so a conflict leaves the
+    new task its own share, 1 / (tasks + 1); clipped after it, as is best in the linear theory, a strong one would leave none.
     """
     names = [n for n in grads if n in reference]
     product = group_sums({n: reference[n] * grads[n] for n in names}, level)

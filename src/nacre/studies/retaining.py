@@ -5,6 +5,8 @@ Shapes: weights w (repeats, p), targets (tasks, p).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -35,10 +37,27 @@ def oracle(groups: int = 1) -> Retain:
 
 
 def from_gradient(groups: int = 1) -> Retain:
-    """What the new task's gradient alone asks for, averaged with a 1 for each task before: (t + alpha_new) / (t + 1)."""
+    """What the new task's gradient alone asks for, averaged with a 1 for each task before: (t + alpha_new) / (t + 1).
+
+    alpha_new = <w*, w> / |w|^2 is the minimum along w, which Newton's estimate finds.
+    """
 
     def alpha(t: int, w: Tensor, targets: Tensor) -> Tensor:
         return (t + _per_group(w, targets[t], groups)) / (t + 1)
+
+    return alpha
+
+
+def from_direction(kind: Literal["cosine", "sign"]) -> Retain:
+    """The same with alpha_new from the direction of the gradient alone: (1 + cosine) / 2, or the share of agreeing signs."""
+
+    def alpha(t: int, w: Tensor, targets: Tensor) -> Tensor:
+        down = targets[t] - w
+        if kind == "sign":
+            wants = (down * w > 0).to(w.dtype).mean(1)
+        else:
+            wants = (1 + (down * w).sum(1) / (down.norm(dim=1) * w.norm(dim=1)).clamp_min(1e-30)) / 2
+        return ((t + wants) / (t + 1))[:, None]
 
     return alpha
 
