@@ -20,8 +20,10 @@ def run_study(name: str, repeats: int, seed: int, out: Path | None) -> bool:
     click.echo(study.text())
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / f"{name}.json", json.dumps(study.to_dict(), indent=1) + "\n")
+        written = [f"{name}.json"]
+        write_text(out / written[0], json.dumps(study.to_dict(), indent=1) + "\n")
         if study.draw is not None:
-            study.draw(study, out / f"{name}.svg")
-        click.echo(f"{out}: {name}.json, {name}.svg")
+            written.append(f"{name}.svg")
+            study.draw(study, out / written[1])
+        click.echo(f"{out}: {', '.join(written)}")
     return study.holds
