@@ -371,6 +371,24 @@ def check(names: tuple[str, ...], only: str | None, seed: int, fast: bool) -> No
         sys.exit(FAILED)
 
 
+@cli.command()
+@click.argument("name", default="update-magnitude")
+@click.option("--repeats", type=click.IntRange(min=2), default=200, show_default=True, help="Repeats of a setting.")
+@click.option("--seed", default=0, show_default=True, help="Seeds all draws.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write figures (JSON) and the plot (SVG) into this folder."
+)
+def study(name: str, repeats: int, seed: int, out: Path | None) -> None:
+    """Hold a theory against a simulation, claim by claim: NAME is update-magnitude, how far to move for a new task.
+
+    Exit code 1 says that a claim does not hold.
+    """
+    from .studying import run_study
+
+    if not run_study(name, repeats, seed, out):
+        sys.exit(FAILED)
+
+
 def main() -> None:
     """The entry point of the command `nacre`."""
     cli()

@@ -13,6 +13,7 @@ from .random_ridge import RandomRidge
 from .readout import Discriminant, Mahalanobis, NearestMean, Readout, Ridge
 from .ridge import GRID, RandomFeatures, choose_ridge
 from .statistics import ClassStatistics
+from .warming import warm_rows
 
 __all__ = [
     "GRID",
@@ -47,4 +48,5 @@ __all__ = [
     "gaussian_draws",
     "head_of",
     "kernel_shift",
+    "warm_rows",
 ]

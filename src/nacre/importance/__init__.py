@@ -1,8 +1,27 @@
 """Which weights matter: per-entry scores and choices by them."""
 
-from .fisher import fisher
+from .fisher import batched_fisher, fisher
+from .modules import module_sensitivity, most_sensitive
 from .path import PathIntegral, summed
-from .select import top_share
+from .scores import first_order, magnitude, random_scores
+from .select import named, top_share, top_share_of_all, weights_of
 from .sensitivity import sensitivity
+from .slope import mean_slope
 
-__all__ = ["PathIntegral", "fisher", "sensitivity", "summed", "top_share"]
+__all__ = [
+    "PathIntegral",
+    "batched_fisher",
+    "first_order",
+    "fisher",
+    "magnitude",
+    "mean_slope",
+    "module_sensitivity",
+    "most_sensitive",
+    "named",
+    "random_scores",
+    "sensitivity",
+    "summed",
+    "top_share",
+    "top_share_of_all",
+    "weights_of",
+]

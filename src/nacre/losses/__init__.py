@@ -2,13 +2,15 @@
 
 from .contrastive import supervised_info_nce
 from .distillation import distillation, sigmoid_targets, stored_logits, weighted_mean
-from .quadratic import add_slopes, anchored, pull, quadratic
+from .quadratic import add_slopes, anchored, fold, pull, pull_all, quadratic
 
 __all__ = [
     "add_slopes",
     "anchored",
     "distillation",
+    "fold",
     "pull",
+    "pull_all",
     "quadratic",
     "sigmoid_targets",
     "stored_logits",

@@ -5,7 +5,7 @@ Weights, importance and anchors are of the same shapes; importance is not negati
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -126,6 +126,56 @@ def pull(weight: Tensor, anchor: Tensor, importance: Tensor, rate: float) -> Non
         known.lerp_(anchor, share)
     else:  # weights of lower precision than their memory
         known.copy_(torch.lerp(known.to(share.dtype), anchor, share))
+
+
+def pull_all(
+    weights: Tensors, importance: Tensors, anchor: Tensors, strength: float, rate: Callable[[str], float]
+) -> None:
+    """`pull` each weight that has an importance, with its learning rate times strength.
+
+    It stays finite at any strength, and an adaptive optimizer does not rescale it. Rows gained since have no memory.
+
+    Args:
+        weights: By name, as they are after the step.
+        importance: F, of the anchor's shape, or of one number for the whole tensor.
+        anchor: a.
+        strength: Multiplies the penalty.
+        rate: The learning rate of a weight, by its name.
+
+    >>> w = {"weight": torch.tensor([4.0])}
+    >>> pull_all(w, {"weight": torch.ones(1)}, {"weight": torch.zeros(1)}, 3.0, lambda name: 1.0)
+    >>> w["weight"]
+    tensor([1.])
+    """
+    for n, f in importance.items():
+        if n in weights:
+            pull(weights[n], anchor[n], f, rate(n) * strength)
+
+
+def fold(importance: Tensors, anchor: Tensors, fresh: Tensors, weights: Mapping[str, Tensor], decay: float) -> None:
+    """Fold one more quadratic into what is kept, in place: F <- decay F + f, a <- (decay F a + f w) / F.
+
+    The sum of both has this importance and this anchor up to a constant, so what is kept does not grow with the tasks.
+
+    Args:
+        importance: F.
+        anchor: a.
+        fresh: f, the importance after this task.
+        weights: w, the weights after this task.
+        decay: Factor on what was kept before.
+
+    >>> importance, anchor = {"w": torch.ones(1)}, {"w": torch.zeros(1)}
+    >>> fold(importance, anchor, {"w": torch.full((1,), 3.0)}, {"w": torch.full((1,), 4.0)}, 1.0)
+    >>> importance["w"].item(), anchor["w"].item()
+    (4.0, 3.0)
+    """
+    for n, f in fresh.items():
+        before = grown(importance[n], f) * decay if n in importance else torch.zeros_like(f)
+        now = weights[n].detach().to(f.dtype)
+        kept = grown(anchor[n], f) if n in anchor else now
+        importance[n] = before + f
+        share = torch.where(importance[n] > 0, f / importance[n], 1.0)
+        anchor[n] = torch.lerp(kept, now, share)
 
 
 def _differences(weights: list[Tensor], anchors: list[Tensor], room: Tensors | None) -> list[Tensor]:

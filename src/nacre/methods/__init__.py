@@ -14,9 +14,12 @@ from .ewc import EWC
 from .extrap_sgd import ExtrapSGD
 from .fast_slow import FastSlow
 from .feature_distillation import FeatureDistillation
+from .fpf import FPF
 from .gdumb import GDumb
+from .hybrid_update import HybridUpdate
 from .icarl import ICaRL
 from .joint import Joint
+from .l2 import L2
 from .lcia import LCIA
 from .ldc import LDC
 from .lwf import LwF
@@ -42,6 +45,8 @@ __all__ = [
     "ER",
     "ERACE",
     "EWC",
+    "FPF",
+    "L2",
     "LCIA",
     "LDC",
     "MAS",
@@ -57,6 +62,7 @@ __all__ = [
     "FastSlow",
     "FeatureDistillation",
     "GDumb",
+    "HybridUpdate",
     "ICaRL",
     "Joint",
     "LwF",

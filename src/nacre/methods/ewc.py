@@ -15,10 +15,10 @@ from ..core.model import Outputs, evaluating
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.rule import Site
-from ..core.state import Tensors, grown, scratch, setting, state
+from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
-from ..importance import fisher
-from ..losses import add_slopes, anchored, pull
+from ..importance import fisher, named, weights_of
+from ..losses import add_slopes, anchored, fold, pull_all
 
 
 @dataclass
@@ -33,6 +33,7 @@ class EWC(Method):
     With `how = "pull"` the same quadratic acts after the step instead, as its exact proximal move
     w <- w + s (a - w), s = r F / (1 + r F), r = learning rate * strength: it stays finite at any strength, and an adaptive
     optimizer does not rescale it. Rows that a head gained later have no memory: importance 0.
+    `select` anchors some weights only, such as `attn.*qkv`.
 
     Strengths do not carry over from other libraries, which differ in a factor of 2, in the estimator, and in whether the
     gradient of a batch mean is squared (about `batch` times smaller).
@@ -57,6 +58,7 @@ class EWC(Method):
     how: Literal["loss", "gradient", "pull"] = setting(
         "loss", "as a loss term, as its gradient, or as an exact pull after each step"
     )
+    select: str | None = setting(None, "names of the weights that are anchored, as an expression; all by default")
     seed: int = setting(0, "seeds the choice of rows and labels")
     importance: Tensors = state()  # F
     anchor: Tensors = state()  # a
@@ -80,9 +82,7 @@ class EWC(Method):
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
         if self.how == "pull" and self.strength:
-            for n, f in self.importance.items():
-                if n in new:
-                    pull(new[n], self.anchor[n], f, site.lr(n) * self.strength)
+            pull_all(new, self.importance, self.anchor, self.strength, site.lr)
         return new
 
     def needs_old(self, name: str) -> bool:
@@ -91,17 +91,11 @@ class EWC(Method):
     def end_stage(self, model: nn.Module, task: Task) -> None:
         if not task.rows or task.train is None or task.objective is None or task.outputs is None:
             return
-        params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        params = named(weights_of(model), self.select, "EWC")
         chosen = torch.randperm(task.rows, generator=dice(self.seed, task.index, "rows"))[: self.rows]
         with evaluating(model):
             fresh = fisher(
                 task.objective, task.outputs, params, task.train, chosen,
                 labels=self.labels, seed=(self.seed, task.index), device=task.device,
             )  # fmt: skip
-        for n, f in fresh.items():
-            before = grown(self.importance[n], f) * self.decay if n in self.importance else torch.zeros_like(f)
-            now = params[n].detach().to(f.dtype)
-            anchor = grown(self.anchor[n], f) if n in self.anchor else now
-            self.importance[n] = before + f
-            share = torch.where(self.importance[n] > 0, f / self.importance[n], 1.0)
-            self.anchor[n] = torch.lerp(anchor, now, share)
+        fold(self.importance, self.anchor, fresh, params, self.decay)

@@ -16,7 +16,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch
 from ..core.state import Tensors, setting, state
 from ..core.stream import Task
-from ..importance import sensitivity, summed
+from ..importance import named, sensitivity, summed, weights_of
 from ..losses import anchored
 
 
@@ -43,6 +43,7 @@ class MAS(Method):
     strength: float = setting(1.0, "how strong the pull is (lambda)", low=0.0)
     rows: int = setting(200, "rows of a task that the sensitivity is taken of", low=1)
     decay: float = setting(1.0, "factor on older tasks' importance at each new task", low=0.0, high=1.0)
+    select: str | None = setting(None, "names of the weights that are anchored, as an expression; all by default")
     seed: int = setting(0, "seeds the choice of rows")
     importance: Tensors = state()  # Omega
     anchor: Tensors = state()  # a
@@ -59,7 +60,7 @@ class MAS(Method):
     def end_stage(self, model: nn.Module, task: Task) -> None:
         if not task.rows or task.train is None or task.outputs is None:
             return
-        params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        params = named(weights_of(model), self.select, "MAS")
         chosen = torch.randperm(task.rows, generator=dice(self.seed, task.index, "rows"))[: self.rows]
         with evaluating(model):
             fresh = sensitivity(task.outputs, params, task.train, chosen, device=task.device)

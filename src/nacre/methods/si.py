@@ -15,7 +15,7 @@ from ..core.rows import Batch
 from ..core.rule import Site
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
-from ..importance import PathIntegral, summed
+from ..importance import PathIntegral, named, summed, weights_of
 from ..losses import add_slopes
 
 
@@ -45,6 +45,7 @@ class SI(Method):
     damping: float = setting(0.1, "keeps the importance of weights that hardly moved finite (xi)", low=1e-12)
     gradient: Literal["loss", "total"] = setting("loss", "whether the path is integrated without or with the penalty")
     signed: bool = setting(False, "let importance be negative, which pushes weights away")
+    select: str | None = setting(None, "names of the weights that are anchored, as an expression; all by default")
     path: PathIntegral = state(PathIntegral)
     importance: Tensors = state()  # Omega
     anchor: Tensors = state()  # a
@@ -56,7 +57,7 @@ class SI(Method):
         yield cls(gradient="total", signed=True)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
-        self.path.begin({n: p for n, p in model.named_parameters() if p.requires_grad})
+        self.path.begin(named(weights_of(model), self.select, "SI"))
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
         mine = {n: g for n, g in grads.items() if n in self.path.sums}
