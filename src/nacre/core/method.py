@@ -1,4 +1,7 @@
-"""Methods: rules that also know tasks. One law of composition per hook, so any two compose."""
+"""Methods: rules that also know tasks. One law of composition per hook, so any two compose.
+
+It is over 300 lines because each hook stands beside the law by which it is composed.
+"""
 
 from __future__ import annotations
 
