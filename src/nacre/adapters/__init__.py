@@ -1,20 +1,26 @@
-"""Small weights beside a model's own: put in, chosen, merged, saved and loaded back in the form of PEFT."""
+"""Small weights beside a model's own: adapters in the form of PEFT, and chosen entries as parameters of their own."""
 
 from .described import describe, rebuild, unwrapped
 from .folders import load_adapters, save_adapters
 from .layers import adapters_in, answering_with, base_fingerprint, merged, put_in, targets_in, train_only
+from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
     "adapters_in",
     "answering_with",
     "base_fingerprint",
     "describe",
+    "entries_in",
     "load_adapters",
     "merged",
     "put_in",
+    "put_in_entries",
     "rebuild",
     "save_adapters",
+    "take_out_entries",
     "targets_in",
     "train_only",
+    "unfit",
     "unwrapped",
+    "write_entries",
 ]
