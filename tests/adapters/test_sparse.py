@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.utils.checkpoint import checkpoint
 
-from nacre.adapters import entries, entries_in, put_in_entries, take_out_entries, unfit, write_entries
+from nacre.adapters import entries, entries_in, holding, put_in_entries, take_out_entries, unfit, write_entries
 from nacre.core.dice import dice, keep
 from nacre.core.errors import BadSetting, UnknownName
 from nacre.core.model import fingerprint
@@ -131,7 +131,7 @@ def test_an_optimizer_sees_the_values_only_and_its_state_is_as_small():
     step(model, optimizer, 0)
     kept = sum(t.numel() for own in optimizer.state.values() for t in own.values() if t.ndim)
     assert kept == 2 * (sum(int(m.sum()) for m in chosen.values()) + 27)
-    assert all(p.grad is None for n, p in model.named_parameters() if not p.requires_grad), "no dense gradient is left"
+    assert all(p.grad is None for _, p in model.named_parameters() if not p.requires_grad), "no dense gradient is left"
 
 
 def test_outside_it_is_the_ordinary_model():
@@ -340,6 +340,24 @@ def test_in_inference_mode_and_without_gradients_it_answers_with_the_values():
     write_entries(model)
     assert torch.equal(model.outer.weight[masks(model)["outer.weight"]], values["outer.weight"])
     assert not torch.equal(model(*batch()[:2]), answer)
+
+
+def test_weights_follow_after_each_step_of_any_optimizer_and_of_copies_too():
+    model = Layers()
+    put_in_entries(model, masks(model))
+    for one in (model, copy.deepcopy(model)):
+        optimizer = SGD(free(one))
+        for k in range(2):
+            step(one, optimizer, k)
+            for n, v in entries_in(one).items():
+                assert torch.equal(one.get_parameter(n)[masks(one)[n]], v), n
+    take_out_entries(model)
+    assert model.inner not in holding.FOLLOWERS.layers and one.inner in holding.FOLLOWERS.layers
+    mine = holding.Followers()
+    mine.add(one.inner)
+    assert mine.handle is not None
+    mine.discard(one.inner)
+    assert mine.handle is None, "without layers there is no hook"
 
 
 def test_where_torch_refuses_whole_gradients_are_taken_and_that_is_said_once(monkeypatch, caplog):

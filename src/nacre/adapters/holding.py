@@ -5,11 +5,42 @@ from __future__ import annotations
 import math
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from .entries import VALUES, Entries, Lent, LinearByHand, PatchesByHand, TableByHand
+
+
+class Followers:
+    """The layers whose tensors follow their values after each step of any optimizer, by one hook for all of them."""
+
+    def __init__(self) -> None:
+        self.layers: WeakSet[Holding] = WeakSet()
+        self.handle: RemovableHandle | None = None
+
+    def add(self, layer: Holding) -> None:
+        """Let a layer follow."""
+        self.layers.add(layer)
+        if self.handle is None:
+            self.handle = register_optimizer_step_post_hook(self._after_step)
+
+    def discard(self, layer: Holding) -> None:
+        """Let it follow no longer; without any layer there is no hook."""
+        self.layers.discard(layer)
+        if self.handle is not None and not self.layers:
+            self.handle.remove()
+            self.handle = None
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for layer in self.layers:
+            if any(id(layer.values_of(leaf)) in stepped for leaf in layer.held):
+                layer.write()
 
 
 class Holding(nn.Module):
@@ -70,6 +101,10 @@ class Holding(nn.Module):
         with torch.autocast(kind, enabled=False):
             return function.apply(x.to(dtype), values, bias, weight.to(dtype), entries)
 
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        FOLLOWERS.add(self)  # a copy of one that does
+
     def train(self, mode: bool = True) -> Any:
         """Set the mode. Fused paths of torch read weights by themselves, in eval mode only: so they are written here."""
         self.write()
@@ -110,6 +145,9 @@ class Holding(nn.Module):
         told = [f"{leaf}: {len(e.index)} of {math.prod(e.shape)} entries" for leaf, e in self.held.items()]
         own = super().extra_repr()
         return ", ".join([own, *told] if own else told)
+
+
+FOLLOWERS = Followers()
 
 
 class HoldingLinear(Holding):

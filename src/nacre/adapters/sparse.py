@@ -6,16 +6,21 @@ classes of layers, hooks and `state_dict()` stay what they were: a model that is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadSetting, UnknownName
+from ..core.errors import BadSetting, BadUse, UnknownName
+from ..core.method import leaves
 from ..core.model import bare
+from ..core.rule import Rule, Site
 from ..core.shards import is_sharded
+from ..core.snapshot import Snapshot
+from ..core.state import Stateful
 from .entries import VALUES, Entries, samples
-from .holding import Holding, goes_straight, holding
+from .holding import FOLLOWERS, Holding, goes_straight, holding
 
 
 def put_in_entries(model: nn.Module, chosen: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -25,8 +30,8 @@ def put_in_entries(model: nn.Module, chosen: Mapping[str, Tensor]) -> dict[str, 
     only, so that its state is as small, and the backward pass takes only their gradient. Everything else in the model trains
     or rests as before. Entries that are in already and are asked for again stay as they are; others are taken out first.
 
-    The weights follow their values when the model answers, when its `state_dict()` is read and when its mode is set. Who reads
-    a weight otherwise, after a step and before the next answer, calls `write_entries` first.
+    The weights follow their values after each step of an optimizer, when the model answers, when its `state_dict()` is read
+    and when its mode is set. Who changes values otherwise and then reads a weight calls `write_entries` between.
 
     Args:
         model: Any module, wrapped or not.
@@ -73,8 +78,9 @@ def put_in_entries(model: nn.Module, chosen: Mapping[str, Tensor]) -> dict[str, 
             f"{name} cannot be tuned in compact form, for {reason}: leave it out, and let nacre.rules.Rest keep the entries of "
             "it that shall not move; nacre.adapters.unfit names all such weights"
         )
-    for name, mask in chosen.items():
-        _put_in(*owners[name], mask)
+    for name in owners:  # in their order: that of the parameters does not depend on who asked
+        if name in chosen:
+            _put_in(*owners[name], chosen[name])
     return entries_in(model)
 
 
@@ -85,6 +91,7 @@ def take_out_entries(model: nn.Module) -> None:
     """
     for layer in {id(layer): layer for layer, _ in _held(bare(model)).values()}.values():
         layer.write()
+        FOLLOWERS.discard(layer)
         for leaf, entries in layer.held.items():
             entries.weight.requires_grad_(entries.required)
             layer._parameters.pop(leaf + VALUES, None)
@@ -103,7 +110,7 @@ def entries_in(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def write_entries(model: nn.Module) -> None:
-    """Let the weights follow their values now, for somebody who reads weights between a step and the next answer."""
+    """Let the weights follow their values now, for somebody who changed values by hand and reads weights."""
     for layer, _ in _held(bare(model)).values():
         layer.write()
 
@@ -120,6 +127,9 @@ def unfit(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     by_hand = {id(m.out_proj): type(m).__name__ for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     found = {}
     for name in sorted(names):
+        if name not in owners:
+            found[name] = "the model has no such weight"
+            continue
         layer, leaf = owners[name]
         weight = layer._parameters[leaf]
         assert weight is not None
@@ -137,6 +147,36 @@ def unfit(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def refuse_unheard(site: Site, me: Rule) -> None:
+    """See that no other part remembers something for a weight of which the optimizer holds chosen values only.
+
+    Args:
+        site: Where a stage steps.
+        me: The part that put entries in.
+
+    Raises:
+        BadUse: one does, and what it does to the weight would have no effect.
+    """
+    compact = {n.removesuffix(VALUES) for n in site.params if n.endswith(VALUES)} - site.params.keys()
+    for part in leaves(site.rule) if compact else ():
+        names = compact & {n.removesuffix(VALUES) for n in _remembered(part)} if part is not me else set()
+        if names:
+            raise BadUse(
+                f"{type(part).__name__} remembers something for {min(names)}, of which {type(me).__name__} in compact form "
+                'trains chosen values only, so that it would not be heard: set form = "dense"'
+            )
+
+
+def _remembered(part: Stateful) -> Iterator[str]:
+    """The names of what a part keeps; copies of models answer, and act on no weight."""
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if isinstance(value, dict):
+            yield from value
+        elif isinstance(value, Stateful) and not isinstance(value, Snapshot):
+            yield from _remembered(value)
+
+
 def _put_in(layer: nn.Module, leaf: str, mask: Tensor) -> None:
     """Choose entries of one tensor of a layer."""
     entries = Entries(layer, leaf, mask)
@@ -144,6 +184,7 @@ def _put_in(layer: nn.Module, leaf: str, mask: Tensor) -> None:
         layer.__dict__["held"] = {}
         layer.__class__ = holding(type(layer), goes_straight(layer))
     assert isinstance(layer, Holding)
+    FOLLOWERS.add(layer)
     layer.held[leaf] = entries
     entries.weight.requires_grad_(False).grad = None
     if len(entries.index):

@@ -4,5 +4,6 @@ from .fisher import fisher
 from .path import PathIntegral, summed
 from .select import top_share
 from .sensitivity import sensitivity
+from .squares import squared_gradients
 
-__all__ = ["PathIntegral", "fisher", "sensitivity", "summed", "top_share"]
+__all__ = ["PathIntegral", "fisher", "sensitivity", "squared_gradients", "summed", "top_share"]
