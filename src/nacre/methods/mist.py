@@ -39,20 +39,20 @@ class MIST(Method):
     for ever after it. Biases, norms and the head (`free`) may always move. The loss is supervised InfoNCE on two augmented
     views of each row through a projection that is a part of the method, not of the model.
 
-    With `form = "dense"` the optimizer holds every weight, and what rests is put back after each step. With `"compact"` it holds
-    the chosen entries alone, as `<weight>_values` (`nacre.adapters.put_in_entries`): its state is as small, and a step is
-    cheaper. The same entries move, to the same values but for rounding. A weight that cannot be held so stays dense, which is
-    said once; a part that remembers something for each weight, such as EWC, is refused beside the compact form.
+    With `form = "dense"` the optimizer holds every weight, and what rests is put back after each step. With `"compact"` it
+    holds the chosen entries alone, as `<weight>_values` (`nacre.adapters.put_in_entries`): its state is as small, and a step
+    is cheaper. The same entries move, to the same values but for rounding. A weight that cannot be held so stays dense, which
+    is said once; a part that remembers something for each weight, such as EWC, is refused beside the compact form.
 
     Differences from the published code: it masks *gradients*, so momentum and weight decay move entries that were to rest;
     here what rests is put back after the step, bit for bit, under any optimizer. `where = "grads"` is the published form, for
     contrast: it leaks. Under momentum or decay, entries that were dropped, not chosen or protected move all the same. There,
-    free tensors are dropped too (`drop_free`), and the batches are scored in training mode. The published settings are SGD with
+    free tensors are dropped too (`drop_free`), and batches are scored in training mode. The published settings are SGD of
     momentum 0.9, rate 1e-4 (projection 1e-2), weight decay 5e-4, 19 epochs.
 
     Raises:
-        BadSetting: `form = "compact"` together with `where = "grads"`, or nothing to choose from.
-        BadUse: another part remembers something for each weight, which it could not apply in compact form.
+        BadSetting: `form = "compact"` with `where = "grads"`, or nothing to choose from.
+        BadUse: beside the compact form stands a part that would not be heard.
 
     Paper: Sparse Tuning Enhances Plasticity in PTM-based Continual Learning (arXiv 2505.19943).
 
@@ -77,9 +77,7 @@ class MIST(Method):
         0.0005, "share of each tensor, its top scores, that rests for ever after a task", low=0.0, high=1.0
     )
     rescale: bool = setting(False, "divide moves by 1 - drop, so that their mean is that of no drop")
-    free: str = setting(
-        r"bias|norm|^head", "tensors whose names this expression finds may always move, and so may norm layers"
-    )
+    free: str = setting(r"bias|norm|^head", "tensors whose names it finds may always move, and so may norm layers")
     form: Literal["dense", "compact"] = setting(
         "dense", "whether the optimizer holds all weights or the chosen entries"
     )
@@ -87,7 +85,7 @@ class MIST(Method):
         "moves", "what is masked: moves, or gradients, as published, which leaks"
     )
     vectors: Literal["free", "chosen", "rest"] = setting(
-        "free", "biases and norms below the head: as `free` says, chosen from like all else, or resting"
+        "free", "biases and norms of the body: free, chosen from, or at rest"
     )
     drop_free: bool = setting(False, "drop moves of free tensors and of the projection too, as the published code does")
     objective_of: Literal["contrastive", "stage"] = setting(
@@ -124,10 +122,10 @@ class MIST(Method):
             )
 
     def overrides(self, hook: str) -> bool:
-        silent = {"shape_grads"} if self.where == "moves" else {"shape_weights", "needs_old", "resting", "still"}
-        if not self._contrasts:
-            silent |= {"objective", "shape_batch"}
-        return super().overrides(hook) and hook not in silent
+        silent = {"shape_weights", "needs_old", "resting", "still"} if self.where == "grads" else {"shape_grads"}
+        return super().overrides(hook) and hook not in silent | (
+            set() if self._contrasts else {"objective", "shape_batch"}
+        )
 
     @property
     def _contrasts(self) -> bool:
@@ -137,8 +135,8 @@ class MIST(Method):
         if self._contrasts and self.features and "projection" not in self.parts:
             projection = nn.Linear(self.features, self.width, device="meta").to_empty(device="cpu")
             with torch.no_grad():
+                bound = self.features**-0.5
                 for i, p in enumerate(projection.parameters()):
-                    bound = self.features**-0.5
                     p.uniform_(-bound, bound, generator=dice(self.seed, "projection", i))
             self.parts["projection"] = projection.to(device_of(model))
         if self.form == "compact":
@@ -188,8 +186,8 @@ class MIST(Method):
         return supervised_info_nce(projected, batch.y, batch.extra["mist_pair"], self.temperature)
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
-        rests = self.resting(site)
-        for n, grad in grads.items():
+        rests = self._at_rest(site) if self.where == "grads" else {}
+        for n, grad in grads.items() if self.where == "grads" else ():
             if n in rests:
                 grad.masked_fill_(grown(rests[n], grad, False), 0.0)
             if self._scales(n):
@@ -198,14 +196,18 @@ class MIST(Method):
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
         for n, weight in new.items():
-            if self.needs_old(n):
+            if n in old and self.needs_old(n):
                 new[n] = torch.lerp(old[n], weight, self._factor(n, weight))
         return new
 
     def needs_old(self, name: str) -> bool:
-        return self._scales(name.removesuffix(VALUES))
+        return self.where == "moves" and self._scales(name.removesuffix(VALUES))
 
     def resting(self, site: Site) -> Tensors:
+        return {} if self.where == "grads" else self._at_rest(site)
+
+    def _at_rest(self, site: Site) -> Tensors:
+        """What is not to move at this step."""
         rests = {}
         for n, mask in self._still(site).items():
             places = self.places[n]
@@ -216,38 +218,31 @@ class MIST(Method):
                 rests[n] = mask
         for n, p in site.params.items() if self.drop else ():
             weight = n.removesuffix(VALUES)
-            if (weight != n and weight in self.chosen) or (self.drop_free and self._is_free(n)):
+            free = not n.startswith("parts.") or n.startswith(f"parts.{type(self).__name__}.")
+            if n not in self.chosen and (weight in self.chosen or (self.drop_free and free)):
                 rests[n] = self._dropped(site, weight, p.numel(), p.device).view(p.shape)
         return rests
 
     def still(self, site: Site) -> Tensors:
         refuse_unheard(site, self)
-        return self._still(site)
+        return {} if self.where == "grads" else self._still(site)
 
     def _still(self, site: Site) -> Tensors:
         """What rests throughout the stage, of weights that the optimizer holds."""
-        mine = [n for n in self.chosen if n in site.params]
-        for n in mine:
-            if n not in self.resters:
-                self.resters[n] = ~self.chosen[n]
-                self.places[n] = self.chosen[n].flatten().nonzero().flatten()
-        return {n: self.resters[n] for n in mine}
+        for n in self.chosen.keys() & site.params.keys() - self.resters.keys():
+            self.resters[n] = ~self.chosen[n]
+            self.places[n] = self.chosen[n].flatten().nonzero().flatten()
+        return {n: self.resters[n] for n in self.chosen if n in site.params}
 
     def _dropped(self, site: Site, name: str, count: int, device: torch.device) -> Tensor:
         """Which of `count` entries rest at this step because they are dropped."""
         return ~keep(1 - self.drop, count, device, self.seed, self.tasks, site.step, name)
 
-    def _is_free(self, name: str) -> bool:
-        """Whether a tensor of the model, or of this part, is not chosen from."""
-        mine = not name.startswith("parts.") or name.startswith(f"parts.{type(self).__name__}.")
-        return mine and name not in self.chosen
-
     def _factor(self, name: str, like: Tensor) -> Tensor:
         """What moves of a tensor, or of its chosen values, are multiplied by; the same throughout a stage."""
         if name not in self.factors:
             n = name.removesuffix(VALUES)
-            scale = 1 / (1 - self.drop) if self.rescale and self.drop < 1 else 1.0
-            factor = torch.full_like(like, scale)
+            factor = torch.full_like(like, 1 / (1 - self.drop) if self.rescale and self.drop < 1 else 1.0)
             if n in self.uses:
                 uses = grown(self.uses[n], like if n == name else self.chosen[n])
                 factor *= self.fade ** (uses if n == name else uses[self.chosen[n]]).to(factor.dtype)
@@ -255,8 +250,7 @@ class MIST(Method):
         return self.factors[name]
 
     def _scales(self, name: str) -> bool:
-        fades = self.fade < 1 and name in self.uses
-        return name in self.chosen and (fades or (self.rescale and self.drop > 0))
+        return name in self.chosen and ((self.fade < 1 and name in self.uses) or (self.rescale and self.drop > 0))
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         for n, chosen in self.chosen.items():
