@@ -420,6 +420,20 @@ METHODS = [
         lambda at: learned(MIST(width=8, free="")),
     ),
     Row(
+        "MIST in compact form that is to leak",
+        BadSetting,
+        'MIST keeps what is not chosen out of the optimizer with form = "compact", and shows how it moves with where = '
+        '"grads": set form = "dense", or where = "moves"',
+        lambda at: MIST(form="compact", where="grads"),
+    ),
+    Row(
+        "MIST in compact form beside a part that would not be heard",
+        BadUse,
+        "EWC remembers something for body.0.weight, of which MIST in compact form trains chosen values only, so that it would "
+        'not be heard: set form = "dense"',
+        lambda at: learned(compose(EWC(rows=4), MIST(objective_of="stage", form="compact"))),
+    ),
+    Row(
         "RanPAC with a ridge that cannot be solved",
         BadSetting,
         "RanPAC cannot solve its regression with ridge = 0 in float32: the random features are linearly "
