@@ -71,9 +71,9 @@ class Holding(nn.Module):
     def _lent(self, leaf: str) -> Tensor | None:
         """A tensor of the layer as its answer reads it."""
         weight, entries, values = self._parameters[leaf], self.held.get(leaf), self.values_of(leaf)
-        if (
-            weight is None or entries is None or values is None or weight is not entries.weight
-        ):  # functional_call lends others
+        if weight is None or entries is None or values is None:
+            return weight
+        if weight is not entries.weight:  # functional_call lends others
             return weight
         if _traced():
             flat = weight.detach().flatten().scatter(0, entries.index.long(), values)

@@ -30,6 +30,9 @@ def put_in_entries(model: nn.Module, chosen: Mapping[str, Tensor]) -> dict[str, 
     only, so that its state is as small, and the backward pass takes only their gradient. Everything else in the model trains
     or rests as before. Entries that are in already and are asked for again stay as they are; others are taken out first.
 
+    While they are in, the model copies and saves like any, but its layers are of classes made on the spot: a pickle of the
+    whole model needs them taken out. Heads grow before entries are put in.
+
     The weights follow their values after each step of an optimizer, when the model answers, when its `state_dict()` is read
     and when its mode is set. Who changes values otherwise and then reads a weight calls `write_entries` between.
 
@@ -172,7 +175,7 @@ def _remembered(part: Stateful) -> Iterator[str]:
     for f in fields(part):
         value = getattr(part, f.name)
         if isinstance(value, dict):
-            yield from value
+            yield from (n for n in value if isinstance(n, str))
         elif isinstance(value, Stateful) and not isinstance(value, Snapshot):
             yield from _remembered(value)
 
