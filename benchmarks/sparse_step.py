@@ -116,6 +116,7 @@ def case(name: str, args: argparse.Namespace) -> Case:
         return Case(lambda: Tuned(Stack(), 1024), [({"x": torch.randn(32, 1024, generator=draw)}, labels(32))])
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     if name == "b":
         shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536}
         config = transformers.ViTConfig(**shape)

@@ -151,18 +151,24 @@ def unfit(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_unheard(site: Site, me: Rule) -> None:
-    """See that no other part remembers something for a weight of which the optimizer holds chosen values only.
+    """See that the optimizer holds the chosen values, and that no other part remembers something for their weights.
 
     Args:
         site: Where a stage steps.
         me: The part that put entries in.
 
     Raises:
-        BadUse: one does, and what it does to the weight would have no effect.
+        BadSetting: it does not hold them, so that they would not be trained.
+        BadUse: another part does, and what it does to the weight would have no effect.
     """
-    compact = {n.removesuffix(VALUES) for n in site.params if n.endswith(VALUES)} - site.params.keys()
+    compact = entries_in(site.model)
+    if left_out := [n + VALUES for n in compact if n + VALUES not in site.params]:
+        raise BadSetting(
+            f"the optimizer does not hold {', '.join(left_out[:3])}, the chosen entries of {type(me).__name__} in compact "
+            'form: give it all that trains, vectors too, or set form = "dense"'
+        )
     for part in leaves(site.rule) if compact else ():
-        names = compact & {n.removesuffix(VALUES) for n in _remembered(part)} if part is not me else set()
+        names = compact.keys() & {n.removesuffix(VALUES) for n in _remembered(part)} if part is not me else set()
         if names:
             raise BadUse(
                 f"{type(part).__name__} remembers something for {min(names)}, of which {type(me).__name__} in compact form "
