@@ -320,6 +320,7 @@ def test_fused_layers_of_torch_answer_with_the_tuned_values():
     values = put_in_entries(layer, {n: keep(0.3, p.numel(), "cpu", n).view_as(p) for n, p in fit.items()})
     x = torch.randn(2, 3, 8)
     layer.train()(x).square().mean().backward()
+    assert all(v.grad is not None and v.grad.any() for v in values.values())
     torch.optim.SGD(values.values(), 1.0).step()
     layer.eval()
     with torch.no_grad():
@@ -390,6 +391,28 @@ def test_a_batch_without_rows_and_a_weight_without_choice():
     assert torch.equal(model.outer.weight, before) and model.outer.weight.requires_grad
 
 
+@pytest.mark.parametrize("options", [{"sparse": True}, {"scale_grad_by_freq": True}, {"padding_idx": 3}])
+def test_tables_with_settings_of_their_own_learn_as_dense_ones(options):
+    table, ids = nn.Embedding(6, 4, **options), torch.tensor([[0, 1, 1], [3, 5, 1]])
+    dense, mask = copy.deepcopy(table), keep(0.4, 24, "cpu", 2).view(6, 4)
+    values = put_in_entries(table, {"weight": mask})
+    table(ids).cos().sum().backward()
+    dense(ids).cos().sum().backward()
+    whole = dense.weight.grad.to_dense() if options.get("sparse") else dense.weight.grad
+    assert torch.allclose(values["weight"].grad, whole[mask], atol=1e-6)
+
+
+def test_a_convolution_in_another_layout_goes_on():
+    model, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 6, 6)
+    values = put_in_entries(model, {"weight": keep(0.3, 108, "cpu", 3).view(4, 3, 3, 3)})
+    model.to(memory_format=torch.channels_last)
+    model(x).square().sum().backward()
+    torch.optim.SGD(values.values(), 0.1).step()
+    answer = model(x)
+    take_out_entries(model)
+    assert torch.allclose(model(x), answer, atol=1e-6)
+
+
 def test_a_layer_that_is_used_twice_learns_from_both_uses():
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -424,6 +447,8 @@ def test_what_cannot_be_held_is_refused_by_name():
         warnings.simplefilter("ignore")
         normed = nn.utils.spectral_norm(nn.Linear(4, 4))
     assert unfit(normed, ["weight_orig"])
+    assert "max_norm" in unfit(nn.Embedding(4, 4, max_norm=1.0), ["weight"])["weight"]
+    assert unfit(nn.Linear(2, 2), ["other"]) == {"other": "the model has no such weight"}
     layer = nn.Linear(4, 4)
     with pytest.raises(UnknownName, match="weights"):
         put_in_entries(layer, {"weights": full})

@@ -161,7 +161,9 @@ class Lent(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        return outputs[0].reshape(-1).index_select(0, ctx.index), None
+        (grad,) = outputs
+        grad = grad if grad.layout is torch.strided else grad.to_dense()  # embeddings may be asked for sparse ones
+        return grad.reshape(-1).index_select(0, ctx.index), None
 
 
 class LinearByHand(torch.autograd.Function):

@@ -115,6 +115,7 @@ class Holding(nn.Module):
         for leaf, entries in self.held.items():
             weight = self._parameters[leaf]
             assert weight is not None
+            weight.data = weight.data.contiguous()  # places are counted in a flat tensor
             entries.weight = weight
             entries.to(weight.device)
         return self

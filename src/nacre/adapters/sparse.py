@@ -145,6 +145,8 @@ def unfit(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
             found[name] = f"{by_hand[id(layer)]} reads it past its own layer"
         elif isinstance(layer, nn.RNNBase) or computed:
             found[name] = f"{type(layer).__name__} reads it from a list or a hook"
+        elif getattr(layer, "max_norm", None) is not None:
+            found[name] = f"{type(layer).__name__} changes it when it answers, by max_norm"
         elif not weight.is_contiguous() or not weight.is_floating_point() or weight.numel() >= 2**31:
             found[name] = "it is strided, no plain floating-point tensor, or larger than 2^31 entries"
     return found
