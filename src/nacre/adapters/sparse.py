@@ -96,8 +96,9 @@ def take_out_entries(model: nn.Module) -> None:
         layer.write()
         FOLLOWERS.discard(layer)
         for leaf, entries in layer.held.items():
-            entries.weight.requires_grad_(entries.required)
             layer._parameters.pop(leaf + VALUES, None)
+            if (weight := layer._parameters[leaf]) is not None:
+                weight.requires_grad_(entries.required)
         del layer.held
         layer.__class__ = type(layer).__bases__[1]
 
