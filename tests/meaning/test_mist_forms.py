@@ -20,7 +20,7 @@ from nacre.core.model import grow
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rule import Rule
 from nacre.heads import GrowingLinear
-from nacre.learner import Learner, Stage
+from nacre.learner import Learner, Listener, Stage
 from nacre.losses import supervised_info_nce
 from nacre.methods import EWC, MIST, LwF, SimpleCIL
 from nacre.metrics import Motion
@@ -236,6 +236,43 @@ def test_a_step_that_is_undone_is_gone_in_compact_form_too(what):
         assert [event["step"] for event in learner.nonfinite] == [3]
         ends.append(learner.model.state_dict())
     assert all(torch.allclose(ends[0][n].double(), ends[1][n].double(), atol=1e-6) for n in ends[0])
+
+
+class Saves(Listener):
+    """Saves after one step of the stream."""
+
+    def __init__(self, folder, step):
+        self.folder, self.step = folder, step
+
+    def stepped(self, learner, loss):
+        if sum(learner.clocks) == self.step:
+            learner.save(self.folder)
+
+
+@pytest.mark.parametrize("step", [3, 5, 7])
+def test_kept_momenta_and_compact_form_resume_bit_for_bit_also_behind_the_last_step_of_a_task(step, tmp_path):
+    def made() -> Learner:
+        mist = MIST(width=8, select=0.2, drop=0.5, batch=16, form="compact")
+        return Learner(Net(), (Stage(mist, SGD, batch_size=8, augment=noise, optimizer_state="kept"),), seed=3)
+
+    whole, part = made(), made()
+    list(whole.learn(stream(), Saves(tmp_path / "here", step)))
+    part.resume(tmp_path / "here")
+    list(part.learn(stream()))
+    ends = [who.model.state_dict() for who in (whole, part)]
+    assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
+
+
+def test_momenta_of_chosen_entries_do_not_go_on_to_other_entries():
+    mist = MIST(width=8, select=0.2, drop=0.0, protect=0.0, batch=16, form="compact")
+    stage = Stage(mist, SGD, batch_size=8, augment=noise, optimizer_state="kept")
+    learner, lengths = Learner(Net(), (stage,), seed=3), set()
+    for met in learner.learn(stream()):
+        names = set(learner.kept["0"])
+        assert "body.0.bias" in names and not any("values" in n for n in names)
+        lengths.add(int(mist.chosen["body.0.weight"].sum()))
+        assert met.task.index or mist.tasks == 1
+    assert len(lengths) == 1, "as many entries on each task: state of others would have fitted"
 
 
 def test_parts_that_would_not_be_heard_beside_the_compact_form_are_refused_and_others_are_not():

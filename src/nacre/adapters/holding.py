@@ -21,6 +21,7 @@ class Followers:
 
     def __init__(self) -> None:
         self.layers: WeakSet[Holding] = WeakSet()
+        self.optimizers: WeakSet[Optimizer] = WeakSet()  # those that hold values
         self.handle: RemovableHandle | None = None
 
     def add(self, layer: Holding) -> None:
@@ -30,8 +31,12 @@ class Followers:
             self.handle = register_optimizer_step_post_hook(self._after_step)
 
     def discard(self, layer: Holding) -> None:
-        """Let it follow no longer; without any layer there is no hook."""
+        """Let it follow no longer; without any layer there is no hook. Optimizers forget what they kept for its values."""
         self.layers.discard(layer)
+        for optimizer in self.optimizers:
+            for leaf in layer.held:
+                if (values := layer.values_of(leaf)) is not None:
+                    optimizer.state.pop(values, None)
         if self.handle is not None and not self.layers:
             self.handle.remove()
             self.handle = None
@@ -41,6 +46,7 @@ class Followers:
         for layer in self.layers:
             if any(id(layer.values_of(leaf)) in stepped for leaf in layer.held):
                 layer.write()
+                self.optimizers.add(optimizer)
 
 
 class Holding(nn.Module):

@@ -90,7 +90,8 @@ def put_in_entries(model: nn.Module, chosen: Mapping[str, Tensor]) -> dict[str, 
 def take_out_entries(model: nn.Module) -> None:
     """Make an ordinary model of it again: chosen entries keep their tuned values, and weights require a gradient as before.
 
-    A model without any stays as it is.
+    Optimizers forget what they kept for the values: entries that are chosen later are others. A model without any stays as it
+    is.
     """
     for layer in {id(layer): layer for layer, _ in _held(bare(model)).values()}.values():
         layer.write()
@@ -170,6 +171,8 @@ def refuse_unheard(site: Site, me: Rule) -> None:
             f"the optimizer does not hold {', '.join(left_out[:3])}, the chosen entries of {type(me).__name__} in compact "
             'form: give it all that trains, vectors too, or set form = "dense"'
         )
+    if compact:
+        FOLLOWERS.optimizers.add(site.optimizer)
     for part in leaves(site.rule) if compact else ():
         names = compact.keys() & {n.removesuffix(VALUES) for n in _remembered(part)} if part is not me else set()
         if names:
