@@ -61,6 +61,7 @@ COMPOSITIONS = {
     "SimpleCIL": lambda: (Stage(SimpleCIL()),),
     "RanPAC": lambda: (Stage(RanPAC(width=24)),),
     "MIST": lambda: (trained(MIST(width=8, batch=16)),),
+    "MIST-compact": lambda: (trained(MIST(width=8, batch=16, select=0.3, form="compact")), Stage(SimpleCIL())),
     "MIST-first-RanPAC": lambda: (trained(MIST(width=8, batch=16), when="first"), Stage(RanPAC(width=24))),
     "MIST-SimpleCIL": lambda: (trained(MIST(width=8, batch=16, fade=0.5)), Stage(SimpleCIL())),
     "MIST-EWC-ER": lambda: (

@@ -12,7 +12,7 @@ from torch import nn
 from worlds import Net, stream
 
 import nacre
-from nacre.adapters import load_adapters, merged, put_in, rebuild, save_adapters, targets_in
+from nacre.adapters import load_adapters, merged, put_in, put_in_entries, rebuild, save_adapters, targets_in
 from nacre.adapters.layers import config_of
 from nacre.core.errors import BadCheckpoint, BadData, BadModel, BadSetting, MissingExtra, UnknownName
 from nacre.core.optim import MadeOptimizer
@@ -73,6 +73,12 @@ def of_other_shape(at: Place) -> Any:
 
 def altered(at: Place) -> Any:
     return rebuild(Net(), {"adapters": {"one": {"peft_type": "LORA", "r": "two"}}, "active": ["one"]})
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    return model
 
 
 def run_of(at: Place, *changes: str) -> Path:
@@ -178,6 +184,25 @@ ADAPTERS: list[Row] = [
         BadData,
         "the adapters described here cannot be put into this model (…): was the description altered?",
         altered,
+    ),
+    Row(
+        "chosen entries of a weight that there is not",
+        UnknownName,
+        "unknown weight 'weights': did you mean 'weight'? known are bias, weight",
+        lambda at: put_in_entries(nn.Linear(2, 2), {"weights": torch.ones(2, 2).bool()}),
+    ),
+    Row(
+        "chosen entries by a mask that is none",
+        BadSetting,
+        "the mask of weight is of shape (2,) and torch.float32: give a bool mask of the weight's shape, (2, 2)",
+        lambda at: put_in_entries(nn.Linear(2, 2), {"weight": torch.ones(2)}),
+    ),
+    Row(
+        "chosen entries of a tied weight",
+        BadSetting,
+        "0.weight cannot be tuned in compact form, for it is tied: it is 0.weight and 1.weight: leave it out, and let "
+        "nacre.rules.Rest keep the entries of it that shall not move; nacre.adapters.unfit names all such weights",
+        lambda at: put_in_entries(tied(), {"0.weight": torch.ones(2, 2).bool()}),
     ),
 ]
 

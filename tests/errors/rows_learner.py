@@ -47,6 +47,11 @@ def learned(*methods: Method, model: nn.Module | None = None, made: Any = SGD, *
     return list(Learner(Net() if model is None else model, stages).learn(stream()))
 
 
+def matrices(named: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer that is given matrices only."""
+    return torch.optim.SGD([p for p in named.values() if p.ndim == 2], lr=0.1)
+
+
 def read(method: Method, model: nn.Module) -> Any:
     """The same, without training."""
     return list(Learner(model, (Stage(method),)).learn(stream()))
@@ -418,6 +423,27 @@ METHODS = [
         "MIST has nothing to choose from: every trainable tensor is a norm or matches free = ''; free fewer "
         "tensors, or unfreeze the backbone",
         lambda at: learned(MIST(width=8, free="")),
+    ),
+    Row(
+        "MIST in compact form that is to leak",
+        BadSetting,
+        'MIST keeps what is not chosen out of the optimizer with form = "compact", and shows how it moves with where = '
+        '"grads": set form = "dense", or where = "moves"',
+        lambda at: MIST(form="compact", where="grads"),
+    ),
+    Row(
+        "MIST in compact form with an optimizer of matrices only",
+        BadSetting,
+        "the optimizer does not hold body.0.weight_values, body.4.weight_values, the chosen entries of MIST in compact form: "
+        'give it all that trains, vectors too, or set form = "dense"',
+        lambda at: learned(MIST(objective_of="stage", form="compact"), made=matrices),
+    ),
+    Row(
+        "MIST in compact form beside a part that would not be heard",
+        BadUse,
+        "EWC remembers something for body.0.weight, of which MIST in compact form trains chosen values only, so that it would "
+        'not be heard: set form = "dense"',
+        lambda at: learned(compose(EWC(rows=4), MIST(objective_of="stage", form="compact"))),
     ),
     Row(
         "RanPAC with a ridge that cannot be solved",

@@ -1,9 +1,11 @@
 """Small weights beside a model's own, put in, chosen, merged, saved and loaded back in the form of PEFT; and inserted norms."""
+"""Small weights beside a model's own: adapters in the form of PEFT, and chosen entries as parameters of their own."""
 
 from .described import describe, rebuild, unwrapped
 from .folders import load_adapters, save_adapters
 from .layers import adapters_in, answering_with, base_fingerprint, merged, put_in, targets_in, train_only
 from .norms import Normed, RowNorm, insert_norms
+from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
     "Normed",
@@ -13,12 +15,17 @@ __all__ = [
     "base_fingerprint",
     "describe",
     "insert_norms",
+    "entries_in",
     "load_adapters",
     "merged",
     "put_in",
+    "put_in_entries",
     "rebuild",
     "save_adapters",
+    "take_out_entries",
     "targets_in",
     "train_only",
+    "unfit",
     "unwrapped",
+    "write_entries",
 ]

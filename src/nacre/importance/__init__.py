@@ -25,3 +25,6 @@ __all__ = [
     "top_share_of_all",
     "weights_of",
 ]
+from .squares import squared_gradients
+
+__all__ = ["PathIntegral", "fisher", "sensitivity", "squared_gradients", "summed", "top_share"]
