@@ -1,5 +1,4 @@
-"""Small weights beside a model's own, put in, chosen, merged, saved and loaded back in the form of PEFT; and inserted norms."""
-"""Small weights beside a model's own: adapters in the form of PEFT, and chosen entries as parameters of their own."""
+"""Small weights beside a model's own: adapters in the form of PEFT, chosen entries as parameters, and norms."""
 
 from .described import describe, rebuild, unwrapped
 from .folders import load_adapters, save_adapters
@@ -14,8 +13,8 @@ __all__ = [
     "answering_with",
     "base_fingerprint",
     "describe",
-    "insert_norms",
     "entries_in",
+    "insert_norms",
     "load_adapters",
     "merged",
     "put_in",

@@ -7,6 +7,7 @@ from .scores import first_order, magnitude, random_scores
 from .select import named, top_share, top_share_of_all, weights_of
 from .sensitivity import sensitivity
 from .slope import mean_slope
+from .squares import squared_gradients
 
 __all__ = [
     "PathIntegral",
@@ -20,11 +21,9 @@ __all__ = [
     "named",
     "random_scores",
     "sensitivity",
+    "squared_gradients",
     "summed",
     "top_share",
     "top_share_of_all",
     "weights_of",
 ]
-from .squares import squared_gradients
-
-__all__ = ["PathIntegral", "fisher", "sensitivity", "squared_gradients", "summed", "top_share"]
