@@ -19,6 +19,7 @@ from ..core.model import Outputs
 from ..core.rows import Batch, Rows
 from ..core.shards import gradients
 from ..core.state import Tensors
+from .squares import squared_gradients
 
 Labels = Literal["sampled", "exact", "empirical"]
 
@@ -108,16 +109,7 @@ def batched_fisher(
     """
     if batch < 1:
         raise BadSetting(f"a batch has at least one row, not {batch}")
-    total = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in params.items()}
-    pieces = index.split(batch)
-    for k in ranks.share_of(torch.arange(len(pieces))).tolist():
-        grads = gradients(objective(rows.take(pieces[k]).to(device)), list(params.values()))
-        for total_n, g in zip(total.values(), grads, strict=True):
-            if g is not None:
-                g = g.to(total_n.dtype)
-                total_n.addcmul_(g, g, value=1 / len(pieces))
-    ranks.total(list(total.values()))
-    return total
+    return squared_gradients(lambda k, chosen: objective(rows.take(chosen).to(device)), params, index, batch)
 
 
 @torch.no_grad()

@@ -30,19 +30,20 @@ def squared_gradients(
         batch: Rows in a batch.
 
     Returns:
-        The scores by parameter name, whole tensors in fp32; zero where a parameter is not used. Where several ranks learn
+        The scores by parameter name, whole tensors in fp32 or better; zero where a parameter is not used. Where several ranks learn
         together each takes its share of the batches, and all get the mean over all of them; all must ask.
 
     >>> w, x = nn.Parameter(torch.zeros(1)), torch.tensor([1.0, 3.0, 4.0])
     >>> squared_gradients(lambda k, rows: (w * x[rows]).mean(), {"w": w}, torch.arange(3), 2)
     {'w': tensor([10.])}
     """
-    total = {n: torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for n, p in params.items()}
+    kinds = {n: torch.promote_types(p.dtype, torch.float32) for n, p in params.items()}
+    total = {n: torch.zeros_like(p, dtype=kinds[n], requires_grad=False) for n, p in params.items()}
     count = -(-len(order) // batch)
     for k in ranks.share_of(torch.arange(count)).tolist():
         grads = gradients(loss(k, order[k * batch : (k + 1) * batch]), list(params.values()))
         for score, g in zip(total.values(), grads, strict=True):
             if g is not None:
-                score.add_(g.float().square())
+                score.add_(g.to(score.dtype).square())
     ranks.total(list(total.values()))
     return {n: whole(score / count) for n, score in total.items()}  # a ranking sees all of a tensor
