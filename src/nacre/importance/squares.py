@@ -30,8 +30,8 @@ def squared_gradients(
         batch: Rows in a batch.
 
     Returns:
-        The scores by parameter name, whole tensors in fp32 or better; zero where a parameter is not used. Where several ranks learn
-        together each takes its share of the batches, and all get the mean over all of them; all must ask.
+        The scores by parameter name, whole tensors in fp32 or better; zero where a parameter is not used. Where several ranks
+        learn together each takes its share of the batches, and all get the mean over all of them; all must ask.
 
     >>> w, x = nn.Parameter(torch.zeros(1)), torch.tensor([1.0, 3.0, 4.0])
     >>> squared_gradients(lambda k, rows: (w * x[rows]).mean(), {"w": w}, torch.arange(3), 2)
