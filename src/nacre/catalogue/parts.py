@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from .. import memory, methods, rules
+from .. import heads, memory, methods, rules
 from ..backbones import BACKBONES
 from ..core.errors import BadSetting, UnknownName
 from ..core.files import first_line
@@ -52,7 +52,7 @@ class Entry:
     """One part of the catalogue.
 
     Attributes:
-        kind: What it is: method, rule, memory, stream, arrival, backbone, data, augment, schedule, optimizer.
+        kind: What it is: method, rule, memory, head, drift, stream, arrival, backbone, data, augment, schedule, optimizer.
         name: As it is written in a config.
         made_by: The class or function that makes it; a sentence where there is nothing to set.
     """
@@ -114,6 +114,8 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "method": _exported(methods, lambda c: issubclass(c, Method)),
     "rule": _exported(rules, lambda c: issubclass(c, Rule)),
     "memory": _exported(memory, lambda c: issubclass(c, memory.Memory) and c is not memory.Memory),
+    "head": _exported(heads, lambda c: issubclass(c, heads.Readout) and c is not heads.Readout),
+    "drift": _exported(heads, lambda c: issubclass(c, heads.Drift) and c is not heads.Drift),
     "stream": STREAMS,
     "arrival": ARRIVALS,
     "backbone": BACKBONES,

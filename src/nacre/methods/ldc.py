@@ -74,8 +74,8 @@ class LDC(Method):
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
-        yield cls(head=RandomRidge(width=24, draws=25), rows=16)
-        yield cls(head=NearestMean(), normalize=False, rows=16)
+        yield cls(head=RandomRidge(width=24, draws=25), rows=6)
+        yield cls(head=NearestMean(), normalize=False, rows=6)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -58,6 +58,10 @@ class RanPAC(Method):
         yield cls(width=32)
         yield cls(width=32, ridge=1.0, normalize=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set_up()
+
     def end_stage(self, model: nn.Module, task: Task) -> None:
         z, y = features_of(model, task.train, "RanPAC", task.device)
         if not len(y):
