@@ -8,7 +8,7 @@ from worlds import Net, noise, stream
 from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
-from nacre.heads import Alignment
+from nacre.heads import Alignment, RandomRidge, Ridge
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
 from nacre.methods import (
@@ -21,6 +21,7 @@ from nacre.methods import (
     FPF,
     L2,
     LCIA,
+    LDC,
     MIST,
     SAGE,
     SLCA,
@@ -60,6 +61,8 @@ COMPOSITIONS = {
     "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),
     "SimpleCIL": lambda: (Stage(SimpleCIL()),),
     "RanPAC": lambda: (Stage(RanPAC(width=24)),),
+    "LDC": lambda: (trained(LDC(head=RandomRidge(width=24, draws=25), rows=12)),),
+    "MIST-then-LDC": lambda: (trained(MIST(width=8, batch=16)), Stage(LDC(head=Ridge()))),
     "MIST": lambda: (trained(MIST(width=8, batch=16)),),
     "MIST-compact": lambda: (trained(MIST(width=8, batch=16, select=0.3, form="compact")), Stage(SimpleCIL())),
     "MIST-first-RanPAC": lambda: (trained(MIST(width=8, batch=16), when="first"), Stage(RanPAC(width=24))),

@@ -58,6 +58,9 @@ class LDC(Method):
     )
     fidelity: ClassVar[Fidelity] = "inspired"
     follows: ClassVar[bool] = True
+    excused: ClassVar[dict[str, str]] = {
+        "seeded": "its seed chooses rows to look at the backbone through, which decides nothing while nobody moves it"
+    }
     keeps: ClassVar[Literal["constant", "per class", "per task"]] = "per task"
 
     head: AnyReadout = setting(RandomRidge, "what answers")
