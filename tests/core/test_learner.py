@@ -18,7 +18,7 @@ from nacre import checkpoint
 from nacre.core.drive import Drive
 from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NonFinite
 from nacre.core.method import Method, compose
-from nacre.core.model import fingerprint
+from nacre.core.model import fingerprint, grow
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import TensorRows
 from nacre.core.stream import Experience, Joined, Task
@@ -130,11 +130,17 @@ def test_an_own_loop_through_the_driver_equals_the_learner_bit_for_bit(name):
     mine = learner(name)  # only to have the same stages
     model, clocks = mine.model, [0] * len(mine.stages)
     for met in stream():
+        drives = [
+            Drive(s.method, model, s.optimizer, replace(met.task, stage=k), augment=s.augment, seed=3)
+            for k, s in enumerate(mine.stages)
+        ]
+        grow(model, max(met.task.classes) + 1)
+        for drive in drives[1:]:  # the first one does so itself
+            drive.meet()
         for k, stage in enumerate(mine.stages):
             if not stage.runs_on(met.task):
                 continue
-            task = replace(met.task, stage=k)
-            with Drive(stage.method, model, stage.optimizer, task, augment=stage.augment, seed=3) as drive:
+            with drives[k] as drive:
                 if stage.optimizer is None:
                     continue
                 total = stage.epochs * -(-len(met.task.train) // stage.batch_size)

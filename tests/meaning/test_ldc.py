@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from worlds import Net, rows, stream
 
 from nacre.core.drive import Drive
-from nacre.core.errors import BadSetting
+from nacre.core.errors import BadSetting, NonFinite
 from nacre.core.method import Method, compose
 from nacre.core.model import grow
 from nacre.core.optim import MadeOptimizer
@@ -22,7 +22,7 @@ from nacre.core.stream import Experience, Task
 from nacre.data import TokenRows
 from nacre.heads import ClassStatistics, Discriminant, Linear, NearestMean, RandomRidge, Ridge
 from nacre.learner import Learner, Stage
-from nacre.methods import ER, EWC, LDC, MIST, RanPAC, TaskAdapters
+from nacre.methods import EMA, ER, EWC, LDC, MIST, RanPAC, TaskAdapters
 from nacre.metrics import score
 
 TUNED = MadeOptimizer("adamw", 0.01)
@@ -256,9 +256,42 @@ def test_a_chain_of_fifty_tasks_stays_flat_and_its_error_grows_slowly():
     assert float((stale - now).norm() / now.norm()) > 5 * errors[-1]
 
 
+def test_what_moves_the_backbone_behind_it_is_refused():
+    """A map from the beginning of a task to its stage would be taken for one from the last task's end."""
+    for stages in (
+        (Stage(LDC(head=Ridge())), tuning(Method(), when="first")),
+        (tuning(Method()), Stage(LDC(head=Ridge())), tuning(Method())),
+        (tuning(compose(LDC(head=Ridge()), EMA(use="replace"))),),
+    ):
+        with pytest.raises(BadSetting, match="put LDC behind all that moves the backbone"):
+            learned(*stages)
+    stale = learned(Stage(LDC(head=Ridge(), drift=None)), tuning(Method(), when="first"))
+    assert stale.stages[0].method.stale(stale.model) == [0]
+    assert learned(tuning(compose(EMA(use="replace"), LDC(head=Ridge()))))
+
+
+def test_anchors_need_no_labels_and_may_be_none():
+    anchors = TensorRows(torch.randn(6, 8), torch.randn(6, 2))
+    for given in (anchors, TensorRows(torch.empty(0, 8), torch.empty(0))):
+        tasks = [replace(e, task=replace(e.task, anchors=given)) for e in stream()]
+        drift = Spy()
+        learned(tuning(LDC(head=Ridge(), drift=drift)), tasks=tasks)
+        assert len(drift.seen[0][0]) == 40 + len(given)
+
+
+def test_features_that_are_not_finite_are_refused():
+    task = Task(0, TensorRows(torch.full((4, 8), torch.nan), torch.tensor([0, 0, 1, 1])), (0, 1))
+    with pytest.raises(NonFinite, match="class statistics"):
+        learned(Stage(LDC(head=NearestMean())), tasks=[Experience(task)])
+
+
 def test_what_does_not_go_is_said():
     with pytest.raises(BadSetting, match="needs the covariance of each class"):
         LDC(statistics=ClassStatistics(covariance="none"))
+    with pytest.raises(BadSetting, match="a head made of class statistics, such as"):
+        LDC(head="Ridge")
+    with pytest.raises(BadSetting, match="is a drift map, such as"):
+        LDC(drift="none")
     with pytest.raises(BadSetting, match="one class id a row"):
         task = Task(0, TensorRows(torch.randn(4, 8), torch.randn(4)))
         learned(Stage(LDC(head=NearestMean())), net=nn.Sequential(), tasks=[Experience(task)])

@@ -33,16 +33,17 @@ def anchors_of(config: Config, body: Body, source: Source, seed: int) -> Rows | 
     rows = load(asked, seed=seed, **config.data.reading()).train
     if isinstance(rows, TextRows) and body.tokenizer is not None:
         return tokens_of("anchors", rows, body.tokenizer)
-    mine, theirs = (getattr(r, "x", None) for r in (source.train, rows))
-    if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
-        if mine.shape[1:] != theirs.shape[1:] or mine.dtype != theirs.dtype:
-            raise BadData(
-                f"anchors: a row of {asked} is {tuple(theirs.shape[1:])} {theirs.dtype}, one of the data "
-                f"{tuple(mine.shape[1:])} {mine.dtype}: bring both to one shape and type"
-            )
-    elif type(rows) is not type(source.train):
-        raise BadData(f"anchors: {asked} and the data hold rows of different kinds: give both in one form")
+    if (mine := _form(source.train)) != (theirs := _form(rows)):
+        raise BadData(
+            f"anchors: a row of {asked} is {theirs}, one of the data {mine}: bring both to one shape and type"
+        )
     return rows
+
+
+def _form(rows: Rows) -> str:
+    """What a row is, in words."""
+    x = getattr(rows, "x", None)
+    return f"{tuple(x.shape[1:])} {x.dtype}" if isinstance(x, torch.Tensor) else type(rows).__name__
 
 
 def _texts(path: Path, column: str | None) -> list[str] | None:

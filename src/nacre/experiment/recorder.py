@@ -13,6 +13,7 @@ from torch import Tensor
 from ..catalogue import followers
 from ..core.dice import dice
 from ..core.errors import BadData
+from ..core.method import Method, leaves
 from ..core.model import device_of
 from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
@@ -134,7 +135,7 @@ class Recorder(Listener):
             value = self._score(learner, held) if asked != "last" or last else NAN
             self.matrix.add(moment, name, value, len(held), learned=mine)
         if met is not None:
-            self.stale[moment] = learner.answering().stale(learner.model)
+            self.stale[moment] = sorted({task for m in self._read_out() for task in m.stale(learner.model)})
             self._warn_of_stale(moment)
         self.peak = max(self.peak, peak_memory())
         self.lap("evaluation")
@@ -157,7 +158,7 @@ class Recorder(Listener):
             summary=summary,
             motion=self.moved.to_json(),
             stale=self.stale,
-            drift=self.trial.learner.answering().drifts(),
+            drift={task: told for m in self._read_out() for task, told in m.drifts().items()},
             rest=self.rests.to_json(),
             nonfinite=self.trial.learner.nonfinite,
             seconds=self.seconds,
@@ -215,17 +216,29 @@ class Recorder(Listener):
         for name in met.tests:
             self.tests.setdefault(name, met.task.index)
 
+    def _read_out(self) -> list[Method]:
+        """Whose statistics answers stand on: the method that answers, or all of them where the model itself does."""
+        learner = self.trial.learner
+        if (answering := learner.answering()).overrides("predict"):
+            return [answering]
+        return [m for stage in learner.stages for m in leaves(stage.method) if isinstance(m, Method)]
+
     def _warn_of_stale(self, moment: str) -> None:
         """Say once a run that answers stand on statistics of an older backbone."""
         if self.stale[moment] and not any(self.stale[m] for m in self.stale if m != moment):
+            names = [name for name in followers() if name not in map(_name, self._read_out())]
+            cure = (
+                f"answer with {' or '.join(names)}, whose statistics follow the backbone"
+                if names
+                else "let them follow it"
+            )
             logger.warning(
                 "at %s, %s answers for tasks %s with statistics taken with an older backbone: expect those tasks to seem "
-                "forgotten; answer with %s, whose statistics follow the backbone, or tune on the first task only (when = "
-                '"first")',
+                'forgotten; %s, or tune on the first task only (when = "first")',
                 moment,
-                type(self.trial.learner.answering()).__name__,
+                " and ".join(_name(m) for m in self._read_out() if m.stale(self.trial.learner.model)),
                 ", ".join(map(str, self.stale[moment])),
-                " or ".join(followers()),
+                cure,
             )
 
     def _resting(self, learner: Learner) -> tuple[Tensors, dict[str, Any], Tensors]:
@@ -261,3 +274,7 @@ class Recorder(Listener):
             batch = self.samples[name]
             value = accuracy(learner.predict(batch), batch).double().mean().item()
             self.watched.add(*place, number, value if math.isfinite(value) else NAN)
+
+
+def _name(method: Method) -> str:
+    return type(method).__name__

@@ -98,8 +98,11 @@ def draws_of_each(means: Tensor, factors: Tensor, count: int, generator: torch.G
     if count - 1 > directions and bool((left > 0).any()):
         rest = dice(width)
         rest = rest - basis @ (basis.transpose(1, 2) @ rest)
-        along = torch.linalg.qr(factors.transpose(1, 2))[0]
-        rest = rest - (rest @ along) @ along.transpose(1, 2)
+        _, size, along = torch.linalg.svd(factors, full_matrices=False)
+        along = (
+            along * (size > size[:, :1] * width * torch.finfo(size.dtype).eps)[..., None]
+        )  # rows of zeros span nothing
+        rest = rest - (rest @ along.transpose(1, 2)) @ along
         size = rest.square().sum((1, 2))
         x = x + rest * (count * left.to(means) / size.clamp_min(1e-300)).sqrt()[:, None, None]
     return x

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.errors import BadSetting
 from .statistics import ClassStatistics
 
 
@@ -25,7 +26,7 @@ def discriminant(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor,
         W, (width, classes), and b, (classes,).
 
     Raises:
-        BadSetting: no covariance is kept.
+        BadSetting: no covariance is kept, or it cannot be inverted.
 
     >>> statistics = ClassStatistics(covariance="shared")
     >>> statistics.add(torch.tensor([[0.0], [2.0], [4.0], [6.0]]), torch.tensor([0, 0, 1, 1]))
@@ -37,5 +38,10 @@ def discriminant(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor,
     assert statistics.mean is not None
     mean = statistics.mean.double()
     spread = (1 - shrinkage) * within / rows + shrinkage * torch.eye(mean.shape[1]).to(mean)
-    weight = torch.cholesky_solve(mean.T, torch.linalg.cholesky(spread))
+    factor, failed = torch.linalg.cholesky_ex(spread)
+    if bool(failed):
+        raise BadSetting(
+            f"the covariance of the classes cannot be inverted with shrinkage = {shrinkage:g}: use a larger one"
+        )
+    weight = torch.cholesky_solve(mean.T, factor)
     return weight, -(mean.T * weight).sum(0) / 2

@@ -51,7 +51,6 @@ class RandomRidge(Readout):
 
     width: int = setting(2000, "random features (M); the paper has 10000", low=1)
     ridge: float | Literal["task"] = setting("task", "the ridge, or how it is chosen", low=0.0)
-    normalize: bool = setting(True, "scale points that are drawn to length 1, as features are")
     draws: int = setting(40, "points drawn of each class where sums are made anew", low=2)
     precision: Literal["float64", "float32"] = setting("float64", "of the sums G and Q and of the solution")
     seed: int = setting(0, "seeds R, the rows held out and the points drawn")
@@ -93,17 +92,19 @@ class RandomRidge(Readout):
         ranks.total([self.gram, self.cross])
         self.readout = None
 
-    def rebuild(self, statistics: ClassStatistics, place: int) -> None:
+    def rebuild(self, statistics: ClassStatistics, place: int, unit: bool = False) -> None:
         """Make the sums anew from what is known of the classes.
 
         Args:
             statistics: With a covariance of each class.
             place: Of the dice that draw.
+            unit: Whether points are scaled to length 1, as features are.
         """
         self.gram = self.cross = self.readout = None
         met = (statistics.count > 0).nonzero().flatten()
         if len(met):
-            z = self._points(statistics, met, place).float()  # whose sums need no more
+            z = self._points(statistics, met, place)
+            z = (F.normalize(z, dim=1) if unit else z).float()  # whose sums need no more
             self.add(z, met.repeat_interleave(self.draws), len(statistics.count), statistics.count / self.draws)
 
     def project(self, z: Tensor) -> Tensor:
@@ -113,10 +114,12 @@ class RandomRidge(Readout):
         with exact(z.device):
             return self.lift(z if z.dtype == torch.float64 else z.float()).to(getattr(torch, self.precision))
 
-    def learn(self, past: ClassStatistics, z: Tensor, y: Tensor, classes: int, moved: bool, place: int) -> None:
+    def learn(
+        self, past: ClassStatistics, z: Tensor, y: Tensor, classes: int, moved: bool, place: int, unit: bool
+    ) -> None:
         """Make the sums anew if the backbone has moved, choose the ridge, and add the present rows exactly."""
         if moved:
-            self.rebuild(past, place)
+            self.rebuild(past, place, unit)
         self.choose(z, y, place)
         self.add(z, y, classes)
 
@@ -152,7 +155,7 @@ class RandomRidge(Readout):
             factor = statistics.factor[there].double() / rows.sqrt()[:, None, None]
             left = statistics.left[there].double() / rows
             z = draws_of_each(statistics.mean[there].double(), factor, self.draws, generator, left).flatten(0, 1)
-        return F.normalize(z, dim=1) if self.normalize else z
+        return z
 
     def _solve(self) -> Tensor:
         assert self.gram is not None and self.cross is not None

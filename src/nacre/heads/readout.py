@@ -43,7 +43,9 @@ class Readout(Stateful, ABC):
                 f'{statistics.covariance!r}: set "low_rank" or "full"'
             )
 
-    def learn(self, past: ClassStatistics, z: Tensor, y: Tensor, classes: int, moved: bool, place: int) -> None:
+    def learn(
+        self, past: ClassStatistics, z: Tensor, y: Tensor, classes: int, moved: bool, place: int, unit: bool
+    ) -> None:
         """Hear of the present task's rows before they are merged into the statistics.
 
         Args:
@@ -53,6 +55,7 @@ class Readout(Stateful, ABC):
             classes: How many there are from now on.
             moved: Whether the backbone has moved since this was called last.
             place: Of dice.
+            unit: Whether features are scaled to length 1.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import BadSetting
+from ..core.errors import BadSetting, NonFinite
 from ..core.model import fingerprint
 from ..core.state import Stateful, setting, state
 from ..core.stream import Task
@@ -57,6 +57,11 @@ class ClassStatistics(Stateful):
         if not len(y):
             return
         z = z.double()
+        if not bool(z.isfinite().all()):
+            raise NonFinite(
+                "features of which class statistics are taken are NaN or infinite: lower the learning rate of what moves the "
+                "backbone, set clip, or look at the rows"
+            )
         self._widen(int(y.max()) + 1, z)
         for c in y.unique().tolist():
             if task_id is not None:
@@ -73,8 +78,9 @@ class ClassStatistics(Stateful):
     def transport(self, map: Map, model: nn.Module) -> None:
         """Take all statistics along to the present backbone: means mu -> map(mu), directions d -> d (I + K).
 
-        So a covariance S becomes (I + K)' S (I + K), exactly for `"full"`, `"shared"` and the factor of `"low_rank"`; what
-        a low rank leaves over keeps its exact trace and stays spread evenly. A map that moves nothing leaves all bits.
+        So a covariance S becomes (I + K)' S (I + K), exactly for `"full"`, `"shared"` and the factor of `"low_rank"`. What a
+        low rank leaves over gets the trace that the map gives it, and is spread evenly again, so along a chain of maps that
+        stretch some directions and shrink others in turn it grows. A map that moves nothing leaves all bits.
 
         Args:
             map: Features before -> features after.
@@ -90,10 +96,12 @@ class ClassStatistics(Stateful):
                     turned = map.directions(map.directions(held.double()).transpose(-1, -2))
                     setattr(self, name, turned.to(kind))
             if self.factor is not None and self.left is not None:
+                along = _spanned(self.factor.double())
+                across = along.shape[2] - along.square().sum((1, 2))  # directions at right angles to those kept
+                every = map.directions(torch.eye(along.shape[2]).to(along)).square().sum()
+                stretch = every - map.directions(along).square().sum((1, 2))
+                self.left = (self.left.double() * stretch / across.clamp_min(1.0)).to(kind)
                 self.factor = map.directions(self.factor.double()).to(kind)
-                width = self.mean.shape[1]
-                even = map.directions(torch.eye(width, dtype=torch.float64, device=self.mean.device))
-                self.left = (self.left.double() * even.square().sum() / width).to(kind)
         self.moves |= {task: self.moves.get(task, 0) + 1 for task, then in self.taken.items() if then != now}
         self.taken = dict.fromkeys(self.taken, now)
 
@@ -203,3 +211,10 @@ class ClassStatistics(Stateful):
                 held: Tensor | None = getattr(self, name)
                 if held is not None:
                     setattr(self, name, F.pad(held, (0, 0) * (held.ndim - 1) + (0, more)))
+
+
+def _spanned(factors: Tensor) -> Tensor:
+    """An orthonormal basis of the directions of each factor, (classes, directions, width); rows of zeros where it has fewer."""
+    _, size, turned = torch.linalg.svd(factors, full_matrices=False)
+    least = size[:, :1] * max(factors.shape[1:]) * torch.finfo(size.dtype).eps
+    return turned * (size > least)[..., None]

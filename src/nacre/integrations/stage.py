@@ -26,9 +26,10 @@ def check_method(method: Method, task: Task) -> None:
         BadSetting: it is not.
     """
     if not trains(method):
+        before = ", and call its meet() before that training" if method.overrides("meet") else ""
         raise BadSetting(
             f"{type(method).__name__} trains nothing, so there are no steps: enter and leave nacre.Drive(method, model, "
-            "None, task) instead, after the training of each task"
+            f"None, task) instead, after the training of each task{before}"
         )
     if not task.border:
         raise BadSetting(

@@ -102,7 +102,14 @@ class EKPC(Method):
             )
 
     def meet(self, model: nn.Module, task: Task) -> None:
-        if self.met != task.index and self.start == "kernel" and self.tasks and task.rows:
+        if self.met == task.index or self.start != "kernel" or not self.tasks:
+            return
+        if self.statistics.stale(model):
+            raise BadSetting(
+                f"EKPC knows earlier tasks by another backbone than the one that task {task.index} begins with: put it behind "
+                'all that moves the backbone, on every task, or set start = "zero"'
+            )
+        if task.rows:
             self.met, self.before = task.index, features_of(model, task.train, "EKPC", task.device)[0]
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:

@@ -36,7 +36,7 @@ class FeatureDistillation(Method):
     features of the stage's own pass, dropout and batch statistics included.
 
     It protects statistics of features that were taken before, and before the first task there are none: it begins with the
-    second task that brings rows (`wait`). With `wait = 0` the first is held to the features the model came with.
+    second task (`wait`). With `wait = 0` the first is held to the features the model came with.
 
     `rows`, which only Python can give, are rows of any kind without labels that are of use, such as text of another domain:
     `given` of them are drawn at each step, by counted dice, and count with `given_strength`. Both passes over these are in eval
@@ -65,7 +65,7 @@ class FeatureDistillation(Method):
 
     strength: float = setting(50.0, "weight of the distance on the batch's own rows", low=0.0)
     normalize: bool = setting(True, "compare features scaled to length 1")
-    wait: int = setting(1, "tasks that are learned before it begins", low=0)
+    wait: int = setting(1, "tasks of the stream before it begins", low=0)
     given_strength: float = setting(50.0, "weight of the distance on rows given in Python", low=0.0)
     given: int = setting(64, "of these rows, how many an optimizer step draws", low=1)
     seed: int = setting(0, "seeds which of these rows are drawn")
@@ -73,7 +73,6 @@ class FeatureDistillation(Method):
         default=None, repr=False, compare=False, metadata={"help": "rows beside the task's; only Python can give them"}
     )
     teacher: Snapshot = state(Snapshot)
-    tasks: int = state(int)  # with rows, begun
     steps: int = state(int)  # that drew from the rows given
 
     @classmethod
@@ -93,8 +92,7 @@ class FeatureDistillation(Method):
         return super().overrides(hook) and (hook != "after_step" or self.rows is not None)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
-        self.tasks += bool(task.rows)
-        if self.tasks > self.wait and (self.strength or self._draws):
+        if task.index >= self.wait and (self.strength or self._draws):
             self.teacher.take(model)
 
     def loss(self, model: nn.Module, batch: Batch, out: Outputs) -> Tensor | float:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.dice import dice
-from ..core.errors import BadSetting
+from ..core.errors import BadSetting, shown
 from ..core.method import Method
 from ..core.model import exact, forward
 from ..core.paper import Fidelity, Paper
@@ -20,7 +20,17 @@ from ..core.rows import Batch, Picked, Rows
 from ..core.state import setting, state
 from ..core.stream import Task
 from ..data import Scrambled
-from ..heads import AnyDrift, AnyReadout, ClassStatistics, Linear, NearestMean, RandomRidge, features_of
+from ..heads import (
+    AnyDrift,
+    AnyReadout,
+    ClassStatistics,
+    Drift,
+    Linear,
+    NearestMean,
+    RandomRidge,
+    Readout,
+    features_of,
+)
 
 
 def _statistics() -> ClassStatistics:
@@ -35,8 +45,10 @@ class LDC(Method):
     a task is learned its rows are seen through the backbone as it is, and after its last stage through the backbone as it has
     become, in the same order, in eval mode, without augmentation. On these pairs a drift map is fitted (`drift`, by default
     one linear map), all statistics are transported by it, the head is made anew of them, and the present rows are added
-    exactly. A backbone that did not move leaves the statistics their bits. Any tuner goes before it or beside it: plain
-    fine-tuning, sparse tuning, adapters, penalties, replay, in the same stage or in stages before.
+    exactly. A backbone that did not move leaves the statistics their bits. Any tuner goes before it in the same stage, or in
+    stages before: plain fine-tuning, sparse tuning, adapters, penalties, replay; nothing may move the backbone behind it.
+    Features that a task id chooses an adapter for do not drift with the others: there leave `drift` out. `RandomRidge` keeps
+    its sums beside the statistics, (M, M + classes) numbers.
 
     The pairs may also be of rows without labels (`Task.anchors`; `anchors`), which pays where tasks are small or of unlike
     domains, and of the task's own token sequences with tokens put in at random (`scrambled`).
@@ -47,7 +59,8 @@ class LDC(Method):
     Paper: Exemplar-free Continual Representation Learning via Learnable Drift Compensation (arXiv 2407.08536).
 
     Raises:
-        BadSetting: the statistics keep less than the head needs.
+        BadSetting: the statistics keep less than the head needs; or, when a task begins, something has moved the backbone that
+            was not followed.
 
     >>> LDC(head=NearestMean(), drift=Linear(ridge=1.0)).normalize
     True
@@ -82,11 +95,22 @@ class LDC(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.head, Readout):
+            raise BadSetting(f"LDC.head is a head made of class statistics, such as Ridge(), not {shown(self.head)}")
+        if self.drift is not None and not isinstance(self.drift, Drift):
+            raise BadSetting(f"LDC.drift is a drift map, such as Linear(), or None, not {shown(self.drift)}")
         self.head.check(self.statistics)
 
     def meet(self, model: nn.Module, task: Task) -> None:
         if self.met == task.index or self.drift is None:
             return
+        if stale := self.statistics.stale(model):
+            raise BadSetting(
+                f"LDC knows tasks {', '.join(map(str, stale[:9]))} by another backbone than the one that task {task.index} "
+                "begins with, and follows what moves it between the beginning of a task and its own stage only: put LDC behind "
+                "all that moves the backbone (a later stage, or last in its own) on every task; or leave it stale, with "
+                'drift = "none"'
+            )
         self.met, self.before = task.index, None
         if task.rows and self.statistics.mean is not None:
             self.before = self._seen(model, task)[0]
@@ -97,7 +121,7 @@ class LDC(Method):
             moved = self._follow(model, task, z)
             with exact(z.device):
                 classes = max(len(self.statistics.count), int(y.max()) + 1)
-                self.head.learn(self.statistics, z, y, classes, moved, task.index)
+                self.head.learn(self.statistics, z, y, classes, moved, task.index, self.normalize)
             self.statistics.take(model, task, z, y)
             self.head.forget()
         self.before, self.met = None, -1
@@ -138,7 +162,7 @@ class LDC(Method):
             found.append(self._features(model, Picked(task.train, chosen), task))
         else:
             found.append((z, task.train.take(chosen).y.to(z.device)))
-        if self.anchors and task.anchors is not None:
+        if self.anchors and task.anchors is not None and len(task.anchors):
             found.append(self._features(model, task.anchors, task, False))
         if self.scrambled:
             some = Scrambled(task.train, self.scrambled, _vocabulary(model), (self.seed, task.index))
@@ -147,17 +171,19 @@ class LDC(Method):
 
     def _features(self, model: nn.Module, rows: Rows, task: Task, labelled: bool = True) -> tuple[Tensor, Tensor]:
         z, y = features_of(model, rows, "LDC", task.device)
-        if y.ndim != 1 or y.is_floating_point():
+        if labelled and (y.ndim != 1 or y.is_floating_point()):
             raise BadSetting(f"LDC needs one class id a row, not labels of shape {tuple(y.shape)} ({y.dtype})")
         y = y if labelled else torch.full((len(z),), -1, device=z.device)
         return F.normalize(z, dim=1) if self.normalize else z, y
 
 
 def _vocabulary(model: nn.Module) -> int:
-    """How many tokens the model knows: the rows of its largest embedding."""
-    sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    """How many tokens the model knows: the rows of the embedding that it names as its own, else of its first one."""
+    named = [m.get_input_embeddings for m in model.modules() if callable(getattr(m, "get_input_embeddings", None))]
+    found = [ask() for ask in named[:1]] or [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    sizes = [m.num_embeddings for m in found if isinstance(m, nn.Embedding)]
     if not sizes:
         raise BadSetting(
             "LDC.scrambled puts tokens in at random, and the model has no embedding of tokens: leave it out"
         )
-    return max(sizes)
+    return sizes[0]

@@ -86,6 +86,5 @@ class RanPAC(Method):
     def _set_up(self) -> RandomRidge:
         """The head, under the settings of this method."""
         head = self.head
-        head.width, head.ridge, head.normalize = self.width, self.ridge, self.normalize
-        head.precision, head.seed = self.precision, self.seed
+        head.width, head.ridge, head.precision, head.seed = self.width, self.ridge, self.precision, self.seed
         return head

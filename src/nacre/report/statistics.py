@@ -41,6 +41,8 @@ def _stale(run: Run, found: list[tuple[int, str, list[int]]]) -> list[Piece]:
     )
     last = over(r.figure("stale") for r in run.results.values())
     title = f"At the end {last.mean:g} tasks were answered with statistics of an older backbone"
+    if not last.mean:
+        title = "At some moments before the end tasks were answered with statistics of an older backbone"
     return [Callout(title, f"{ABOUT} {CURE}", "bad"), Table(sheet)]
 
 
