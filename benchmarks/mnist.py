@@ -1,6 +1,6 @@
 """Split and permuted MNIST as published: what the library's methods give beside the tables of others.
 
-    python benchmarks/mnist.py --data FOLDER [--part split | permuted] [--seeds 3] [--work runs/mnist]
+    python benchmarks/mnist.py --data FOLDER [--part split | permuted] [--methods EWC SI] [--seeds 3] [--work runs/mnist]
 
 The protocols are the recipes `split-mnist-*` and `permuted-mnist-domain`. Strengths of EWC and SI on split MNIST are chosen by
 a sweep on a tenth of the training rows, with a seed that no reported run has; test rows are read once, by the reported runs.
@@ -137,16 +137,18 @@ def split(args: argparse.Namespace) -> dict[str, Any]:
 def permuted(args: argparse.Namespace) -> dict[str, Any]:
     """EWC and SI at their published strengths, shared answers."""
     usual = [f"data.source={args.data}", "run.threads=1", "run.keep=1", 'stream.evaluate="last"']
-    rows = {"EWC": [methods({**EWC, "strength": 100.0})], "SI": [methods({**SI, "strength": 10.0})]}
-    told = [*usual, f"run.seeds={list(range(args.seeds))}"]
-    done = runs("permuted-mnist-domain", rows, args.work / "permuted", told, args.workers)
-    table = {name: beside(run, TABLE["permuted"][name]) for name, run in done.items()}
+    fused = 'stage.0.optimizer={name = "adam", lr = 0.0001, fused = true}'  # the same steps, 1.6 times as fast on a CPU
+    rows = {"EWC": methods({**EWC, "strength": 100.0}), "SI": methods({**SI, "strength": 10.0})}
+    path = args.out / "permuted_mnist.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    table = {name: known[name] for name in rows if name in known}
+    for name in args.methods:  # each with a folder of its own, so that one can be had without the other
+        told = [*usual, fused, f"run.seeds={list(range(args.seeds))}"]
+        out = args.work / f"permuted-{name}"
+        run = runs("permuted-mnist-domain", {name: [rows[name]]}, out, told, args.workers)[name]
+        table[name] = {"seeds": list(run.results), **beside(run, TABLE["permuted"][name])}
     strengths = {"EWC": 100.0, "SI": 10.0, "from": "code of the published tables; nothing was chosen here"}
-    _write(
-        args.out / "permuted_mnist.json",
-        args,
-        {"protocol": "recipe permuted-mnist-domain", "strengths": strengths, **table},
-    )
+    _write(path, args, {"protocol": "recipe permuted-mnist-domain", "strengths": strengths, **table})
     return table
 
 
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder with the four MNIST files")
     parser.add_argument("--part", choices=["split", "permuted"], default="split")
     parser.add_argument("--scenarios", nargs="+", default=["task", "domain", "class"])
+    parser.add_argument("--methods", nargs="+", choices=["EWC", "SI"], default=["EWC", "SI"], help="of permuted MNIST")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/mnist"))

@@ -210,7 +210,7 @@ def test_anchors_and_random_tokens_are_seen_too():
         learned(tuning(LDC(head=Ridge(), scrambled=7)))
 
 
-def test_a_chain_of_fifty_tasks_stays_flat_and_its_error_grows_slowly():
+def test_a_chain_of_fifty_tasks_stays_flat_its_error_grows_slowly_and_it_resumes_in_the_middle(tmp_path):
     """A synthetic drift that no linear map can say exactly: each task turns all features and bends them."""
     tasks, width, each = 50, 8, 4
     generator = torch.Generator().manual_seed(0)
@@ -242,13 +242,22 @@ def test_a_chain_of_fifty_tasks_stays_flat_and_its_error_grows_slowly():
         x = centres[y] + torch.randn(len(y), width, generator=torch.Generator().manual_seed(k))
         return Experience(Task(k, TensorRows(x, y), tuple(y.unique().tolist())))
 
-    learner = Learner(Drifting(), (Stage(Tick()), Stage(LDC(head=NearestMean(), normalize=False))))
+    def made() -> Learner:
+        return Learner(Drifting(), (Stage(Tick()), Stage(LDC(head=NearestMean(), normalize=False))))
+
+    learner, every = made(), [met(k) for k in range(tasks)]
     first, sizes, errors = met(0).task.train.x, [], []
-    for _ in learner.learn([met(k) for k in range(tasks)]):
+    for seen in learner.learn(every):
+        if seen.task.index == 24:
+            learner.save(tmp_path / "half")
         kept = learner.answering().statistics
         now = learner.model(first).features.view(each, 20, width).mean(1)  # what the first task's means have become
         errors.append(float((kept.mean[:each] - now).norm() / now.norm()))
         sizes.append(kept.bytes_per_class)
+    resumed = made()
+    resumed.resume(tmp_path / "half")
+    assert [seen.task.index for seen in resumed.learn(every)] == list(range(25, 50))
+    assert equal(resumed.answering().state_dict(), learner.answering().state_dict())
     stale = first.view(each, 20, width).mean(1)
     assert sizes[-1] == sizes[0], "memory grows with the chain"
     assert errors[0] < 1e-6 < errors[10] < errors[-1] < 0.2, errors
