@@ -12,8 +12,8 @@ from nacre.core.errors import BadData, BadSetting, BadUse, NonFinite
 from nacre.core.method import Method
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import TensorRows
+from nacre.core.scrambled import Scrambled
 from nacre.core.stream import Experience, Task
-from nacre.data import Scrambled
 from nacre.experiment import Config, Experiment
 from nacre.heads import ClassStatistics, Linear, NearestMean, RandomRidge, Ridge, discriminant
 from nacre.learner import Learner, Stage

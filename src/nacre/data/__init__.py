@@ -10,7 +10,6 @@ from .images import PICTURES, read_picture
 from .loading import SOURCES, load
 from .npz import read_npy, read_npz
 from .refusals import check_inputs
-from .scrambled import Scrambled
 from .source import Column, Source, digest
 from .tables import Table, form_of, read_tables
 from .texts import TextRows
@@ -26,7 +25,6 @@ __all__ = [
     "Compose",
     "Flip",
     "Jitter",
-    "Scrambled",
     "Shift",
     "Source",
     "Table",

@@ -17,9 +17,9 @@ from ..core.method import Method
 from ..core.model import exact, forward
 from ..core.paper import Fidelity, Paper
 from ..core.rows import Batch, Picked, Rows
+from ..core.scrambled import Scrambled
 from ..core.state import setting, state
 from ..core.stream import Task
-from ..data import Scrambled
 from ..heads import (
     AnyDrift,
     AnyReadout,

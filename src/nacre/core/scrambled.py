@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core.dice import dice
-from ..core.errors import BadSetting
-from ..core.ragged import MASK
-from ..core.rows import Batch, Rows, lengths_of
+from .dice import dice
+from .errors import BadSetting
+from .ragged import MASK
+from .rows import Batch, Rows, lengths_of
 
 IDS = "input_ids"
 
@@ -29,9 +29,8 @@ class Scrambled:
     Raises:
         BadSetting: when rows are taken that are no token sequences.
 
-    >>> from nacre.core.ragged import Ragged
-    >>> from nacre.data import TokenRows
-    >>> held = TokenRows(Ragged({"input_ids": torch.tensor([1, 8, 9, 2])}, torch.tensor([4])), torch.tensor([0]))
+    >>> from nacre.core.rows import TensorRows
+    >>> held = TensorRows({"input_ids": torch.tensor([[1, 8, 9, 2]])}, torch.tensor([0]))
     >>> Scrambled(held, 3, 100).take(torch.arange(3)).x["input_ids"][:, [0, 3]].tolist()
     [[1, 2], [1, 2], [1, 2]]
     """
