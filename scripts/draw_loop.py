@@ -23,6 +23,7 @@ STYLE = """
 STAGE = [
     ("head grows", "", False),
     ("prepare", "modules, what trains", True),
+    ("meet", "before it is learned", True),
     ("begin_stage", "read the task", True),
     ("shape_rows", "which rows", True),
     ("optimizer is made", "", False),
@@ -34,6 +35,7 @@ STEP = [
     ("take raw rows", "", False),
     ("shape_batch", "add replayed rows", True),
     ("augment", "", False),
+    ("offset", "where to look", True),
     ("forward", "once, for all", False),
     ("shape_logits", "who competes", True),
     ("objective + loss", "sum of terms", True),
