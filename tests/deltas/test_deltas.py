@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from nacre.core import tensor_file
+from nacre.core.bits import bits
 from nacre.core.errors import BadData
 from nacre.deltas import HOWS, Delta, applied, apply, merge, save, saving, weights_of
-from nacre.deltas.weights import bits
 
 NAN = float("nan")
 

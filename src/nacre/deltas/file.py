@@ -18,9 +18,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..core.bits import bits
 from ..core.errors import BadData
 from ..core.files import path_of, reading
-from .weights import DTYPES, Kind, Weights, bits, digest
+from .weights import DTYPES, Kind, Weights, digest
 
 FORMAT = "nacre-delta-1"
 FORM = "a delta"

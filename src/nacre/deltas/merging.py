@@ -10,10 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..core.bits import bits
 from ..core.errors import BadData, BadSetting
 from .file import Delta
 from .saving import Model, write_delta
-from .weights import Kind, Weights, bits, weights_of
+from .weights import Kind, Weights, weights_of
 
 How = Literal["sum", "mean", "max", "arithmetic", "ties"]
 HOWS: tuple[How, ...] = get_args(How)

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..core.bits import bits
 from ..core.durable import not_saved, remove, sync
 from ..core.errors import BadData, BadSetting
 from ..core.files import path_of
 from ..core.tensor_file import KINDS, write_stream
 from .file import FORMAT, Change, Delta
-from .weights import Kind, Weights, bits, digest, weights_of
+from .weights import Kind, Weights, digest, weights_of
 
 Model = str | Path | Mapping[str, Tensor]
 

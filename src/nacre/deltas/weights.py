@@ -13,12 +13,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .. import checkpoint
+from ..core.bits import bits
 from ..core.errors import BadCheckpoint, BadData
 from ..core.files import path_of, reading
 from ..core.tensor_file import KINDS
 
 DTYPES = {name: dtype for dtype, name in KINDS.items()}
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 RUN_FORMAT = "nacre-model-1"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FORM = "weights in the safetensors format"
@@ -99,19 +99,10 @@ def weights_of(model: str | Path | Mapping[str, Tensor]) -> Weights:
     return _joined(str(path), {None: path}, None)
 
 
-def bits(tensor: Tensor) -> Tensor:
-    """The bits of each entry as an integer, 1-D: what tells -0.0 from 0.0, and one NaN from another.
-
-    >>> bits(torch.tensor([0.0, -0.0]))
-    tensor([          0, -2147483648], dtype=torch.int32)
-    """
-    return tensor.detach().cpu().contiguous().reshape(-1).view(INTEGERS[tensor.element_size()])
-
-
 def digest(tensor: Tensor) -> str:
     """The SHA-256 of type, shape and bits."""
     held = hashlib.sha256(f"{KINDS[tensor.dtype]} {list(tensor.shape)}".encode())
-    held.update(bits(tensor).view(torch.uint8).numpy().data)
+    held.update(bits(tensor).cpu().view(torch.uint8).numpy().data)
     return held.hexdigest()
 
 
