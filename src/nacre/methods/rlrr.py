@@ -11,7 +11,7 @@ from torch import nn
 from ..adapters import merge_rescaling, put_in_rescaling, rescalable, targets_in
 from ..core.errors import BadSetting
 from ..core.method import Method
-from ..core.model import bare, head_prefixes
+from ..core.model import head_prefixes
 from ..core.paper import Fidelity, Paper
 from ..core.shards import is_sharded
 from ..core.state import setting, state
@@ -66,9 +66,9 @@ class RLRR(Method):
 
     def prepare(self, model: nn.Module) -> None:
         if self.layers:
-            put_in_rescaling(model, self.layers, f"{self.seed} {self.tasks}", self.start == "identity")
-            for name in self.frozen:
-                bare(model).get_parameter(name).requires_grad_(False)
+            there = [name for name, _ in model.named_modules() if name in self.layers]  # others may add some later
+            put_in_rescaling(model, there, f"{self.seed} {self.tasks}", self.start == "identity")
+            self._require(model, False)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self._end(model)  # of a stage that failed
@@ -108,6 +108,10 @@ class RLRR(Method):
         """Make an ordinary model of it again."""
         if self.layers:
             merge_rescaling(model)
-        for name in self.frozen:
-            bare(model).get_parameter(name).requires_grad_(True)
+        self._require(model, True)
         self.layers, self.frozen = [], []
+
+    def _require(self, model: nn.Module, required: bool) -> None:
+        for name, p in model.named_parameters():
+            if name in self.frozen:
+                p.requires_grad_(required)
