@@ -24,6 +24,7 @@ from tests.errors import (
     rows_streams,
     rows_sweep,
     rows_texts,
+    rows_tuned,
 )
 from tests.errors.row import Row, page
 
@@ -59,6 +60,7 @@ SECTIONS: dict[str, list[Row]] = {
     "Methods, heads and their settings": rows_learner.METHODS,
     "Draws, and heads trained on them": rows_alignment.ALIGNMENT,
     "Averages, stores, offsets and inserted norms": rows_moves.MOVES,
+    "What is tuned, and rest that is verified": rows_tuned.TUNED,
     "Taking over a checkpoint": rows_learner.CHECKPOINTS,
     "The parts of a run": rows_runs.TRIALS,
     "nacre.fit": rows_runs.FITS,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nacre import checkpoint
-from nacre.core.errors import BadCheckpoint, BadData, BadSetting
+from nacre.core.errors import BadCheckpoint, BadData, BadSetting, NotSaved
 from nacre.deltas import Delta, apply, merge, save, weights_of
 from tests.errors.row import Place, Row
 
@@ -64,6 +64,13 @@ def altered(at: Place) -> None:
 
 
 DELTAS = [
+    Row(
+        "a delta in a folder that is a file",
+        NotSaved,
+        "PATH/a/d.safetensors could not be written (Not a directory): see that the folder is there and can be written to; what "
+        "was saved before is untouched",
+        lambda at: save(BASE, moved(), at.write("a", "") / "d.safetensors"),
+    ),
     Row(
         "a model that is not there",
         BadData,
