@@ -15,8 +15,8 @@ from nacre.core.model import grow
 from nacre.core.optim import MadeOptimizer
 from nacre.heads import GrowingLinear
 from nacre.learner import Learner, Stage
+from nacre.losses import nuclear_norm
 from nacre.methods import SaRA
-from nacre.methods.sara import nuclear_norm
 
 FORMS = pytest.mark.parametrize("form", ["dense", "compact"])
 ADAMW = MadeOptimizer("adamw", 0.02, [], {"weight_decay": 0.1})

@@ -15,13 +15,13 @@ from ..catalogue import followers
 from ..core.dice import dice
 from ..core.errors import BadData
 from ..core.model import device_of
-from ..core.rested import refuse_broken
+from ..core.rested import Rested, refuse_broken
 from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
 from ..core.state import Tensors
 from ..core.stream import Experience, experiences
 from ..learner import Learner, Listener, Stage
-from ..metrics import START, Matrix, Motion, Rested, accuracy, peak_memory, score
+from ..metrics import START, Matrix, Motion, accuracy, peak_memory, score
 from .config import Config
 from .curves import Losses, Moved, Rests, Watched
 from .trial import Trial

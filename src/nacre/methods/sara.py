@@ -20,6 +20,7 @@ from ..core.rule import Site
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
 from ..importance import top_share
+from ..losses import nuclear_norm
 
 WHOLE = 1 - 1e-6  # from here on a sum of parts is a whole step
 
@@ -167,14 +168,3 @@ class SaRA(Method):
 
     def _forget(self) -> None:
         self.chosen, self.limits, self.grown_out, self.resters, self.narrowed = {}, {}, {}, {}, {}
-
-
-def nuclear_norm(matrix: Tensor) -> Tensor:
-    """The sum of the singular values, whose gradient is U V'; in fp32 or better.
-
-    >>> nuclear_norm(torch.diag(torch.tensor([3.0, -4.0])))
-    tensor(7.)
-    """
-    wide = torch.promote_types(matrix.dtype, torch.float32)
-    with torch.autocast(matrix.device.type, enabled=False):
-        return torch.linalg.svdvals(matrix.to(wide)).sum()
