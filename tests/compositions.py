@@ -23,6 +23,7 @@ from nacre.methods import (
     LCIA,
     LDC,
     MIST,
+    RLRR,
     SAGE,
     SLCA,
     AdaRem,
@@ -34,7 +35,9 @@ from nacre.methods import (
     Multiplicative,
     NaP,
     RanPAC,
+    SaRA,
     SimpleCIL,
+    SoTU,
 )
 from nacre.rules import Anchor, Drop, Rest, Scale, TrustRadius
 from nacre.schedules import schedule
@@ -57,6 +60,9 @@ COMPOSITIONS = {
     ),
     "FPF": lambda: (trained(FPF(iters=3, every=4, batch=8, memory=ClassBalanced(capacity=20))),),
     "L2": lambda: (trained(L2(strength=0.1, head=True, local=True)),),
+    "SoTU": lambda: (trained(SoTU(drop=0.5)), Stage(SimpleCIL())),
+    "RLRR": lambda: (trained(RLRR()),),
+    "SaRA": lambda: (trained(SaRA(share=0.4, least=4, narrow=3)),),
     "ER": lambda: (trained(ER(rows=8, memory=Reservoir(capacity=20))),),
     "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),
     "SimpleCIL": lambda: (Stage(SimpleCIL()),),

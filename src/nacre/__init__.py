@@ -112,7 +112,7 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("adapters", "backbones", "catalogue", "checkpoint", "checks", "core", "data", "experiment"),
+    *("adapters", "backbones", "catalogue", "checkpoint", "checks", "core", "data", "deltas", "experiment"),
     *("heads", "importance", "integrations", "learner", "losses"),
     *("memory", "methods", "metrics", "report", "rules", "schedules", "streams"),
 )

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -40,14 +40,7 @@ FOREIGN = {
 }
 """How files begin that are none of ours: they are named, never opened."""
 UNDESCRIBED = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    AssertionError,
-    MemoryError,
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError),
 )
 """What code raises that is given values of other kinds than it was written for."""
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill")
@@ -102,6 +95,21 @@ def load(folder: str | Path) -> Any:
             except BadCheckpoint:
                 continue
     return _read(folder)
+
+
+def outline(folder: str | Path) -> tuple[Any, Path]:
+    """The tree that was saved, with the name of each tensor in its place, and the file in which they lie by these names.
+
+    For who reads tensors one at a time; every byte is checked all the same.
+
+    Raises:
+        BadCheckpoint: see `load`.
+    """
+    folder = Path(folder)
+    _checked(folder)
+    with safe_open(folder / TENSORS, "pt") as file:
+        names: dict[str, Any] = {name: name for name in file.keys()}  # noqa: SIM118
+    return _tree(folder, names), folder / TENSORS
 
 
 @contextmanager
@@ -159,12 +167,21 @@ def _put(new: Path, folder: Path) -> None:
 
 def _read(folder: Path) -> Any:
     """A whole checkpoint, every byte of which is what was written."""
+    _checked(folder)
+    return _tree(folder, _parsed(folder / TENSORS, load_file))
+
+
+def _checked(folder: Path) -> None:
+    """A whole checkpoint lies there, every byte of which is what was written."""
     try:
         _refuse_foreign(folder)
         _refuse_altered(folder)
     except OSError as error:
         raise BadCheckpoint(f"the checkpoint {folder} cannot be read: {error}; use an earlier one") from error
-    tensors = _parsed(folder / TENSORS, load_file)
+
+
+def _tree(folder: Path, tensors: dict[str, Tensor]) -> Any:
+    """What the state says, made of these tensors."""
     tree = _parsed(
         folder / STATE, lambda path: from_json(json.loads(path.read_bytes(), parse_constant=_refused), tensors)
     )

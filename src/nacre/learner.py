@@ -134,6 +134,7 @@ class Learner(Stateful):
             step not take effect: weights, buffers and the optimizer's state are as before, and no hook hears of it.
             `"rollback"` returns to the last mark and leaves out the batches up to and including the bad one, three times in
             a run at most. Both wait for an accelerator twice a step, and "skip" copies what a step changes.
+        verify_rest: Whether the end of each stage looks at what was asked to rest throughout; see `nacre.Drive`.
         mark_every: Steps of the whole run between marks, the places that "rollback" returns to; the beginning of each stage
             is one too.
         nonfinite: What came up and what was done, an entry an event: `task`, `stage`, `step` counted from 1, the first
@@ -156,6 +157,7 @@ class Learner(Stateful):
     deterministic: bool = False
     on_nonfinite: OnNonFinite = "stop"
     mark_every: int = 100
+    verify_rest: bool = True
     experience: int = state(int)  # where we stand
     stage: int = state(int)
     step: int = state(int)
@@ -401,6 +403,7 @@ class Learner(Stateful):
             precision=self.precision,
             step=self.step if task.border else self.clocks[self.stage],
             begun=self.begun,
+            verify_rest=self.verify_rest,
         )
         cuda = [drive.device.index or 0] if drive.device.type == "cuda" else []
         with _deterministic(self.deterministic), torch.random.fork_rng(cuda):

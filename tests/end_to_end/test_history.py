@@ -90,13 +90,22 @@ def test_a_short_run_leaves_nothing_out():
 
 def test_motion_keeps_every_task_as_a_whole_and_the_tensors_of_some():
     moved = Moved()
-    row = {"entries": 4, "moved": 0.5, "distance": 1.0, "relative": 0.25, "size": 4.0}
+    row = {
+        "entries": 4,
+        "moved": 0.5,
+        "distance": 1.0,
+        "relative": 0.25,
+        "size": 4.0,
+        "from_start": 0.5,
+        "effective_step": 0.01,
+    }
     for task in range(250):
         moved.add(task, {"weight": row, "bias": row})
         moved.add(task, {"weight": {**row, "moved": 9.0}})  # a task that was noted before is left alone
     said = moved.to_json()
     assert list(said) == [f"task{k}" for k in range(250)]
-    assert all(m["total"] == {"entries": 8, "moved": 0.5, "relative": 0.25} for m in said.values())
+    whole = {"entries": 8, "moved": 0.5, "relative": 0.25, "from_start": 0.5, "effective_step": pytest.approx(0.01)}
+    assert all(m["total"] == whole for m in said.values())
     assert said["task0"]["tensors"] == {"weight": row, "bias": row}
     detailed = [k for k, m in enumerate(said.values()) if m["tensors"]]
     assert detailed == list(range(0, 250, 4)) and len(detailed) <= DETAILED

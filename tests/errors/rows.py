@@ -14,6 +14,7 @@ from tests.errors import (
     rows_data,
     rows_datasets,
     rows_drift,
+    rows_deltas,
     rows_files,
     rows_integrations,
     rows_learner,
@@ -24,6 +25,7 @@ from tests.errors import (
     rows_streams,
     rows_sweep,
     rows_texts,
+    rows_tuned,
 )
 from tests.errors.row import Row, page
 
@@ -60,6 +62,7 @@ SECTIONS: dict[str, list[Row]] = {
     "Draws, and heads trained on them": rows_alignment.ALIGNMENT,
     "Drift, and heads made of class statistics": rows_drift.DRIFT,
     "Averages, stores, offsets and inserted norms": rows_moves.MOVES,
+    "What is tuned, and rest that is verified": rows_tuned.TUNED,
     "Taking over a checkpoint": rows_learner.CHECKPOINTS,
     "The parts of a run": rows_runs.TRIALS,
     "nacre.fit": rows_runs.FITS,
@@ -73,6 +76,7 @@ SECTIONS: dict[str, list[Row]] = {
     "Loops of others": rows_integrations.LOOPS,
     "Trackers": rows_integrations.TRACKERS,
     "Files of checkpoints": rows_checkpoints.CHECKPOINTS,
+    "Deltas": rows_deltas.DELTAS,
     "Saving": rows_checkpoints.SAVING,
     "Several processes": rows_ranks.RANKS,
     "Checks of parts": rows_checks.CHECKS,

@@ -23,6 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {  # room: other rooms that its files may im
     "metrics": ("core",),
     "methods": ("core", *PARTS),
     "checkpoint": ("core",),
+    "deltas": ("core", "checkpoint"),
     "learner": ("core", "schedules", "checkpoint"),
     "studies": ("core", *PARTS, "methods", "checkpoint", "learner"),
     "integrations": ("core", "schedules", "checkpoint"),
@@ -43,7 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {  # room: other rooms that its files may im
     "classifier": ("core", "schedules", "heads", "backbones", "learner", "experiment"),
     "cli": (
         *("core", *PARTS, "metrics", "methods", "checkpoint", "learner", "studies", "integrations", "catalogue"),
-        *("report", "checks", "experiment"),
+        *("report", "checks", "experiment", "deltas"),
     ),
     "__main__": ("cli",),
 }

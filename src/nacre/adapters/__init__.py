@@ -1,9 +1,11 @@
 """Small weights beside a model's own: adapters in the form of PEFT, chosen entries as parameters, and norms."""
 
 from .described import describe, rebuild, unwrapped
+from .effective import effective
 from .folders import load_adapters, save_adapters
 from .layers import adapters_in, answering_with, base_fingerprint, merged, put_in, targets_in, train_only
 from .norms import Normed, RowNorm, insert_norms
+from .rescaled import merge_rescaling, put_in_rescaling, rescalable
 from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
@@ -13,13 +15,17 @@ __all__ = [
     "answering_with",
     "base_fingerprint",
     "describe",
+    "effective",
     "entries_in",
     "insert_norms",
     "load_adapters",
+    "merge_rescaling",
     "merged",
     "put_in",
     "put_in_entries",
+    "put_in_rescaling",
     "rebuild",
+    "rescalable",
     "save_adapters",
     "take_out_entries",
     "targets_in",

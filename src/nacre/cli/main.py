@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from .deltas import delta
 from .exits import CODES, FAILED, Commands
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -302,6 +303,9 @@ def export(run: Path, out: Path, seed: int | None) -> None:
     from .exporting import export_run
 
     export_run(run, out, seed)
+
+
+cli.add_command(delta)
 
 
 @cli.command()

@@ -36,6 +36,7 @@ from .optim import inner
 from .pieces import cut, exchanged, sizes
 from .reduce import Reducer
 from .refusals import check_labels, check_layers, check_norms, check_one_faced, check_unannounced, check_width
+from .rested import Rested, refuse_broken
 from .rows import Augment, Batch, Cut, lengths_of
 from .rule import Rule, Site, hooked
 from .state import Tensors
@@ -66,9 +67,12 @@ class Drive:
         precision: `"bf16"` runs the forward pass under autocast.
         step: How many steps of this stage were done before.
         begun: Whether the stage has begun before, as on resume; it does not begin again then.
+        verify_rest: Whether the end of the stage looks at what was asked to rest at every step of it. For that, copies are kept
+            of the tensors that have such entries.
 
     Raises:
         BadSetting: the optimizer was made before the head grew, or before a method added parts.
+        BadStep: when the stage ends, if an entry moved that was asked to rest throughout.
 
     Example:
         >>> from nacre.methods import ER
@@ -100,6 +104,7 @@ class Drive:
         precision: Precision = "fp32",
         step: int = 0,
         begun: bool = False,
+        verify_rest: bool = True,
     ):
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.called, self.model = called(model), bare(model)
@@ -125,6 +130,9 @@ class Drive:
         self.reducer: Reducer | None = None
         self.modes: list[tuple[nn.Module, bool]] = []
         self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
+        self.verify_rest = verify_rest
+        self.rested = Rested()
+        self.resters: Tensors = {}  # what is to rest throughout
         self.stack = ExitStack()
 
     def __enter__(self) -> Drive:
@@ -150,6 +158,9 @@ class Drive:
                         "named parameters to an optimizer"
                     )
                 self._set_modes()
+                if self.verify_rest:
+                    self.resters = self.method.still(replace(self.site, step=0))
+                    self.rested.begin(self.resters, self.site.params, {})
                 if self.reducer is not None:
                     self.reducer.follow(self.model)
             self.stack = stack.pop_all()
@@ -192,6 +203,10 @@ class Drive:
             module.training = training
         if kind is not None:
             return
+        if self.resters and all(group.get("train_mode", True) for group in self.optimizer.param_groups):
+            broken = self.rested.broken(self.resters, self.site.params, {})
+            refuse_broken(broken, f"task {self.task.index}, stage {self.task.stage}")
+        self.rested.then = {}
         if self.given is not None and hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]  schedule-free: the weights that are read
         if self.world > 1:  # statistics that no norm layer keeps

@@ -36,6 +36,8 @@ class Method(Rule):
         joins: Whether the method is trained on the whole stream at once, as bounds are.
         accumulates: Whether each task brings it the rows of all tasks before, too.
         follows: Whether its class statistics are taken along when others move the backbone, so that they do not become stale.
+        tunes: Whether its stages take optimizer steps though it speaks no hook around them: it says where they begin and what
+            comes of them.
         keeps: How the bytes of its state go with the length of the stream, beside what follows the head: `"constant"`,
             `"per class"` (the same after many tasks of the same classes), or `"per task"`.
     """
@@ -45,6 +47,7 @@ class Method(Rule):
     joins: ClassVar[bool] = False
     accumulates: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    tunes: ClassVar[bool] = False
     keeps: ClassVar[Literal["constant", "per class", "per task"]] = "constant"
     TASK_HOOKS: ClassVar[tuple[str, ...]] = (
         "prepare", "meet", "begin_stage", "shape_rows", "shape_order", "shape_batch", "offset", "shape_logits", "objective",
@@ -270,8 +273,8 @@ READING = ("meet", "begin_stage", "end_stage", "predict")
 
 def trains(method: Rule) -> bool:
     """Whether a stage of this method needs an optimizer: one that only reads the model does not."""
-    bound = any(part.joins for part in leaves(method) if isinstance(part, Method))
-    return bound or any(map(method.overrides, TRAINING)) or not any(map(method.overrides, READING))
+    said = any(part.joins or part.tunes for part in leaves(method) if isinstance(part, Method))
+    return said or any(map(method.overrides, TRAINING)) or not any(map(method.overrides, READING))
 
 
 def as_met(stream: Stream, *rules: Rule) -> Stream:

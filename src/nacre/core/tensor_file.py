@@ -7,7 +7,8 @@ writer keeps a type of ctypes for ever, about 400 bytes, so that who saves growi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -45,16 +46,35 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     >>> load_file(place)["one"], load_file(place)["half"]
     (tensor(3), tensor([1., 1.], dtype=torch.bfloat16))
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide ones first: all are aligned
+    write_stream({name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}, tensors.__getitem__, path)
+
+
+def write_stream(
+    kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    read: Callable[[str], Tensor],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors one after the other, each asked for once, when its turn comes. The caller waits for the disk.
+
+    Args:
+        kinds: By name, what is written: its type and shape.
+        read: The tensor of a name.
+        path: Where to.
+        metadata: Texts that the header carries.
+    """
+    names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))  # wide ones first: all are aligned
     header, end = {}, 0
+    if metadata is not None:
+        header["__metadata__"] = dict(metadata)
     for name in names:
-        held, start = tensors[name], end
-        end += held.numel() * held.element_size()
-        header[name] = {"dtype": KINDS[held.dtype], "shape": list(held.shape), "data_offsets": [start, end]}
+        (dtype, shape), start = kinds[name], end
+        end += math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": KINDS[dtype], "shape": list(shape), "data_offsets": [start, end]}
     said = json.dumps(header).encode()
     said += b" " * (-len(said) % ALIGNED)
     with path.open("wb") as file:
         file.write(len(said).to_bytes(ALIGNED, "little") + said)
         for name in names:
-            held = tensors[name].detach().resolve_conj().resolve_neg().cpu().contiguous()
+            held = read(name).detach().resolve_conj().resolve_neg().cpu().contiguous()
             file.write(held.flatten().view(torch.uint8).numpy().data)

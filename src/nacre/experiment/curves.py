@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 from ..metrics.motion import total
 from .history import History
 
 EVERY = 10  # steps between points of the loss curve
-MOTION = ("entries", "moved", "distance", "relative", "size")
-TOTAL = ("entries", "moved", "relative")
+MOTION = ("entries", "moved", "distance", "relative", "size", "from_start", "effective_step")
+TOTAL = ("entries", "moved", "relative", "from_start", "effective_step")
 REST = ("entries", "asked", "moved")
 DETAILED = 100  # tasks of which the motion of each tensor is held, at most
 
@@ -72,7 +73,7 @@ class Moved:
         self.each.limit = DETAILED * max(len(rows), 1)
         for name, row in rows.items():
             number = self.names.setdefault(name, len(self.names))
-            self.each.add(task, 0, 0, number, *(row[key] for key in MOTION))
+            self.each.add(task, 0, 0, number, *(row.get(key, nan) for key in MOTION))
 
     def to_json(self) -> dict[str, Any]:
         """By the name of the task's moment: `total`, and `tensors` where they are held."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from itertools import compress
+from math import nan
 from typing import Any
 
 import torch
@@ -95,7 +96,8 @@ class History:
         """Take over what `state_dict` gave."""
         for kind, columns in self._kinds().items():
             for name in columns:
-                columns[name] = array("d", saved[kind][name].tolist())
+                held = saved[kind].get(name)  # one that an earlier version did not know is NaN
+                columns[name] = array("d", [nan] * len(saved[kind]["task"]) if held is None else held.tolist())
         self.stride, self.skip = saved["stride"], saved["skip"]
 
     def _kinds(self) -> dict[str, dict[str, array[float]]]:

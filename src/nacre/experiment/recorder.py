@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters import effective
 from ..catalogue import followers
 from ..core.dice import dice
 from ..core.errors import BadData
 from ..core.method import Method, leaves
 from ..core.model import device_of
+from ..core.rested import Rested, refuse_broken
 from ..core.rows import Batch, Rows
 from ..core.run import NAN, Result
 from ..core.state import Tensors
 from ..core.stream import Experience, experiences
 from ..learner import Learner, Listener, Stage
-from ..metrics import START, Matrix, Motion, Rested, accuracy, peak_memory, score
+from ..metrics import START, Matrix, Motion, accuracy, peak_memory, score
 from .config import Config
 from .curves import Losses, Moved, Rests, Watched
 from .trial import Trial
@@ -69,6 +71,7 @@ class Recorder(Listener):
         self.losses, self.watched, self.moved = Losses(), Watched(config.watch.every), Moved()
         self.rested, self.rests = Rested(), Rests()
         self.steps = 0  # of the present stage
+        self.taken = 0  # steps of the present task, over its stages
         self.stale: dict[str, list[int]] = {}
         self.seconds = {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
         self.peak = 0
@@ -84,7 +87,8 @@ class Recorder(Listener):
         self.since = now
 
     def task_begins(self, learner: Learner, met: Experience) -> None:
-        self.motion.begin(learner.model)
+        self.motion.begin(effective(learner.model))
+        self.taken = 0
 
     def stage_begins(self, learner: Learner, stage: Stage, total: int) -> None:
         self.steps = total
@@ -96,6 +100,7 @@ class Recorder(Listener):
 
     def stepped(self, learner: Learner, loss: Tensor) -> None:
         place = (learner.experience, learner.stage, learner.step)
+        self.taken += 1
         if self.losses.due(learner.experience, learner.step):
             optimizer = learner.optimizer
             rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
@@ -120,7 +125,7 @@ class Recorder(Listener):
         self.lap("training")
         learner, asked = self.trial.learner, self.config.stream.evaluate
         if met is not None:
-            self.moved.add(met.task.index, rows := self.motion.since(learner.model))
+            self.moved.add(met.task.index, rows := self.motion.since(effective(learner.model), self.taken))
             if self.trial.features is not None:
                 self.trial.features.refuse_motion(rows)
             self._know(met)
@@ -170,6 +175,7 @@ class Recorder(Listener):
         return {
             **{name: getattr(self, name).state_dict() for name in (*KEPT, *LATER)},
             **{name: getattr(self, name) for name in PLAIN},
+            "taken": self.taken,
             "stale": {moment: tasks for moment, tasks in self.stale.items() if tasks},
             "sha256": self.trial.source.sha256,
             "stream_sha256": self.trial.stream_sha256,
@@ -184,6 +190,7 @@ class Recorder(Listener):
             getattr(self, name).load_state_dict(saved[name])
         for name in PLAIN:
             setattr(self, name, saved[name])
+        self.taken = saved.get("taken", 0)
         self.stale = {m: saved["stale"].get(m, []) for m in self.matrix.moments if m != START}
         self.since = time.perf_counter()
 
@@ -252,6 +259,9 @@ class Recorder(Listener):
         if learner.drive is not None and learner.step >= self.steps:
             counts = self.rested.counts(*self._resting(learner))
             self.rests.note(learner.experience, learner.stage, self.steps, counts)
+            if counts["moved"] and self.config.run.verify_rest:
+                broken = self.rested.broken(*self._resting(learner))
+                refuse_broken(broken, f"task {learner.experience}, stage {learner.stage}")
             self.rested.then = {}
 
     def _score(self, learner: Learner, rows: Rows) -> float:

@@ -50,6 +50,9 @@ class RunTable(Table):
         'when a loss, gradient or weight is NaN or infinite: "stop", "skip" the step, or "rollback" to the last multiple of '
         "save_every (of 100 where that is 0) and leave out the batches up to the bad one, three times at most",
     )
+    verify_rest: bool = setting(
+        True, "stop where an entry moved that was asked to rest throughout a stage; else it is only written down"
+    )
     track: list[str] = setting(
         list,
         "trackers that are sent the record of each seed when it ends: tensorboard, wandb, mlflow, trackio",

@@ -135,6 +135,7 @@ def trial(config: Config, seed: int, data: Any = None, body: Body | None = None)
         deterministic=run.deterministic,
         on_nonfinite=run.on_nonfinite,
         mark_every=run.save_every or MARK_EVERY,
+        verify_rest=False,  # the recorder does it
     )
     with placed("data"):
         anchors = anchors_of(config, body, source, drawn)

@@ -2,6 +2,7 @@
 
 from .contrastive import supervised_info_nce
 from .distillation import distillation, sigmoid_targets, stored_logits, weighted_mean
+from .nuclear import nuclear_norm
 from .quadratic import add_slopes, anchored, fold, pull, pull_all, quadratic
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "anchored",
     "distillation",
     "fold",
+    "nuclear_norm",
     "pull",
     "pull_all",
     "quadratic",

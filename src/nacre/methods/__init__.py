@@ -28,11 +28,14 @@ from .mist import MIST
 from .multiplicative import Multiplicative
 from .nap import NaP
 from .ranpac import RanPAC
+from .rlrr import RLRR
 from .sage import SAGE
+from .sara import SaRA
 from .si import SI
 from .simplecil import SimpleCIL
 from .slca import SLCA
 from .slda import SLDA
+from .sotu import SoTU
 from .task_adapters import TaskAdapters
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "LDC",
     "MAS",
     "MIST",
+    "RLRR",
     "SAGE",
     "SI",
     "SLCA",
@@ -69,6 +73,8 @@ __all__ = [
     "Multiplicative",
     "NaP",
     "RanPAC",
+    "SaRA",
     "SimpleCIL",
+    "SoTU",
     "TaskAdapters",
 ]

@@ -3,7 +3,6 @@
 from .cost import forget_peak, peak_memory
 from .matrix import START, Matrix
 from .motion import Motion
-from .rested import Rested
 from .score import accuracy, score
 
-__all__ = ["START", "Matrix", "Motion", "Rested", "accuracy", "forget_peak", "peak_memory", "score"]
+__all__ = ["START", "Matrix", "Motion", "accuracy", "forget_peak", "peak_memory", "score"]

@@ -15,6 +15,7 @@ from .sheet import Sheet
 LAYERS = 48  # rows of a heat map of layers
 TASKS = 24  # its columns
 ROWS = 200
+LATER = {"from_start": "from the first weights, %", "effective_step": "of a step, %"}
 DECADES = 3  # that the scale of distances spans at most
 
 
@@ -24,13 +25,15 @@ def moved_section(run: Run) -> Section:
     share, far = (figures.total_motion(run, key) for key in ("moved", "relative"))
     if not share:
         return Section("motion", "Motion", [*pieces, Text("No motion was measured.")])
-    rows = [
-        [m, words.percents(v), words.length(far[k][1])]
-        for k, (m, v) in ((k, share[k]) for k in evenly(len(share), ROWS))
-    ]
-    numbers = Sheet(
-        ["task", "entries that moved, %", "length of the move, % of the weights"], rows, "Motion of all tensors"
-    )
+    header = ["task", "entries that moved, %", "length of the move, % of the weights"]
+    columns = [(share, words.percents), (far, words.length)]
+    for key, told in LATER.items():
+        held = figures.total_motion(run, key)
+        if any(not math.isnan(v.mean) for _, v in held):  # records of earlier versions do not have it
+            header.append(told)
+            columns.append((held, words.length))
+    rows = [[share[k][0], *(say(held[k][1]) for held, say in columns)] for k in evenly(len(share), ROWS)]
+    numbers = Sheet(header, rows, "Motion of all tensors")
     if len(share) > 1:
         drawn = [
             Plot(

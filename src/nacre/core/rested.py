@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..core.shards import whole
-from ..core.state import Stateful, Tensors, state
+from .bits import bits
+from .errors import BadStep
+from .shards import whole
+from .state import Stateful, Tensors, state
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Rested(Stateful):
     >>> weight[1:] = 1.0
     >>> rested.counts({"w": mask}, {"w": weight}, {})
     {'entries': 3, 'asked': 2, 'moved': 1}
+    >>> rested.broken({"w": mask}, {"w": weight}, {})
+    {'w': 1}
     """
 
     then: Tensors = state()
@@ -42,20 +46,44 @@ class Rested(Stateful):
             if name not in known or not _equal(known[name], now):
                 self.then[name] = now.clone()
 
-    @torch.no_grad()
     def counts(self, masks: Tensors, params: Mapping[str, Tensor], known: Tensors) -> dict[str, int]:
         """How many entries are trained, how many of these were asked to rest, and how many of these moved."""
         found = {"entries": sum(p.numel() for p in params.values()), "asked": 0, "moved": 0}
+        for _, asked, moved in self._each(masks, params, known):
+            found["asked"] += asked
+            found["moved"] += moved
+        return found
+
+    def broken(self, masks: Tensors, params: Mapping[str, Tensor], known: Tensors) -> dict[str, int]:
+        """By name, how many of the entries that were to rest moved, where any did."""
+        return {name: moved for name, _, moved in self._each(masks, params, known) if moved}
+
+    @torch.no_grad()
+    def _each(self, masks: Tensors, params: Mapping[str, Tensor], known: Tensors) -> Iterator[tuple[str, int, int]]:
+        """Of each tensor how many entries were to rest, and how many of these have other bits."""
         for name in (n for n in masks if n in params):
             now = whole(params[name].detach())
             then = self.then.get(name, known.get(name))
-            asked = _over(masks[name].to(now.device), now)
-            found["asked"] += int(asked.sum())
+            asked, moved = _over(masks[name].to(now.device), now), 0
             if then is not None:  # rows that came later had no earlier value
-                then = then.to(now.device)
                 rows = slice(0, len(then)) if now.ndim else ...
-                found["moved"] += int((asked[rows] & (now[rows] != then)).sum())
-        return found
+                moved = int((asked[rows].reshape(-1) & (bits(now[rows]) != bits(then.to(now.device)))).sum())
+            yield name, int(asked.sum()), moved
+
+
+def refuse_broken(broken: Mapping[str, int], where: str) -> None:
+    """See that nothing moved that was to rest.
+
+    Raises:
+        BadStep: something did.
+    """
+    for name, moved in broken.items():
+        raise BadStep(
+            f"{moved} entries of {name} moved that were asked to rest at every step of {where}"
+            + (f", and so did some of {len(broken) - 1} more tensors" if len(broken) > 1 else "")
+            + ": something writes to weights behind the rule, such as another optimizer, a hook of a module or the loop "
+            "itself; take it out, or set verify_rest to false if it is meant to"
+        )
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
