@@ -62,6 +62,7 @@ class LDC(Method):
         BadSetting: the statistics keep less than the head needs; or, when a task begins, something has moved the backbone that
             was not followed.
 
+    >>> from nacre.heads import Linear, NearestMean
     >>> LDC(head=NearestMean(), drift=Linear(ridge=1.0)).normalize
     True
     """

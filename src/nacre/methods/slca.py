@@ -56,6 +56,7 @@ class SLCA(Method):
         BadSetting: the statistics keep no covariance of a class.
         BadModel: no single module makes the model's logits of its features.
 
+    >>> from nacre.heads import Alignment
     >>> SLCA(slow=0.01, alignment=Alignment(epochs=3)).temperature
     0.1
     """
