@@ -92,9 +92,10 @@ def settings(entry: Entry) -> str:
 
 def example(entry: Entry) -> str:
     """A run over the embedded digits."""
+    needed = {"SAGE": ', match="weight"'}.get(entry.name, "")  # whose default speaks of transformers
     return (
         "import nacre\n\n"
-        f'run = nacre.fit("digits", method="{entry.name}", backbone="mlp:64-64", tasks=5, epochs=1)\n'
+        f'run = nacre.fit("digits", method="{entry.name}"{needed}, backbone="mlp:64-64", tasks=5, epochs=1)\n'
         "print(run.table())"
     )
 

@@ -39,7 +39,7 @@ def test_weights_of_other_types_learn_and_keep_their_type(name, dtype):
     assert score(learner.predict, met[-1].tests["task2"]) > 0.1
     for part in (p for s in learner.stages for p in leaves(s.method)):
         if isinstance(part, RanPAC):
-            assert part.gram.dtype == torch.float64 and part.statistics.mean.dtype == torch.float64
+            assert part.head.gram.dtype == torch.float64 and part.statistics.mean.dtype == torch.float64
         if isinstance(part, EWC):
             assert all(t.dtype != torch.bfloat16 for t in (*part.importance.values(), *part.anchor.values()))
         if isinstance(part, MIST) and len(part.parts):
@@ -69,7 +69,9 @@ def test_autocast_does_not_round_the_sums_of_a_closed_form():
         method = RanPAC(width=24, ridge=1.0, precision="float32")
         learner = Learner(Plain(), (Stage(method),), precision=precision)
         met = list(learner.learn(stream()))
-        ends.append((method.gram, method.cross, learner.predict(met[0].tests["task0"].take(torch.arange(20)))))
+        ends.append(
+            (method.head.gram, method.head.cross, learner.predict(met[0].tests["task0"].take(torch.arange(20))))
+        )
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 

@@ -23,7 +23,9 @@ def test_what_rested_is_counted_and_nothing_of_it_moved():
 
 def test_rest_that_is_broken_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Kept, "put_back", lambda self: None)
-    with pytest.raises(BadStep, match=r"entries of body\.[^ ]+ moved that were asked to rest at every step of task 0, stage 0"):
+    with pytest.raises(
+        BadStep, match=r"entries of body\.[^ ]+ moved that were asked to rest at every step of task 0, stage 0"
+    ):
         Experiment(config("stream.tasks=2", stage=MIST)).run()
     record = Experiment(config("stream.tasks=2", "run.verify_rest=false", stage=MIST)).run().results[0]
     assert record.rest[0]["moved"] > 0.5 * record.rest[0]["asked"]

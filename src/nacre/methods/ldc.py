@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -180,8 +180,8 @@ class LDC(Method):
 
 def _vocabulary(model: nn.Module) -> int:
     """How many tokens the model knows: the rows of the embedding that it names as its own, else of its first one."""
-    named = [m.get_input_embeddings for m in model.modules() if callable(getattr(m, "get_input_embeddings", None))]
-    found = [ask() for ask in named[:1]] or [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    named: list[Any] = [m for m in model.modules() if callable(getattr(m, "get_input_embeddings", None))]
+    found = [m.get_input_embeddings() for m in named[:1]] or [m for m in model.modules() if isinstance(m, nn.Embedding)]
     sizes = [m.num_embeddings for m in found if isinstance(m, nn.Embedding)]
     if not sizes:
         raise BadSetting(
