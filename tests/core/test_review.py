@@ -232,7 +232,7 @@ def test_a_ridge_too_small_for_float32_is_raised_and_said(caplog):
     method = RanPAC(width=200, precision="float32")
     learner = Learner(Net(dropout=0.0), (Stage(method),))
     list(learner.learn(stream()))
-    method.chosen, method.readout = 1e-8, None
+    method.head.chosen, method.head.readout = 1e-8, None
     assert score(learner.predict, stream()[0].tests["task0"]) > 0.5
     assert "the ridge was raised" in caplog.text
 
