@@ -270,7 +270,7 @@ class _Shaper:
             names += [n for n in params if n not in asked and self.rule.needs_old(n)]
         for n in names:
             kept = self.kept.get(n)
-            if kept is None or not kept.fits():
+            if kept is None or kept.param is not params[n] or not kept.fits():  # another one: the head grew
                 kept = self.kept[n] = Kept(params[n])
             if n in asked:
                 kept.rest(asked[n])
