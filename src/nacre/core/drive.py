@@ -118,6 +118,7 @@ class Drive:
         self.world = ranks.world()
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
+        self.passes = self.outside = 0  # calls of the step's closure, and micro-batches before the first of them
         self.pieces = 0  # how many of them, heard or not
         self.shared = 0.0  # which part of this rank's rows of the step they held
         self.nothing = torch.zeros((), device=self.device)
@@ -284,6 +285,11 @@ class Drive:
         for module, training in self.modes:  # loops of others call model.train() before every step
             if module.training is not training:
                 module.training = training
+        if self.site.passes != self.passes:  # a closure is called: of its passes the last one is heard
+            if not self.passes:
+                self.outside = len(self.pending)
+            del self.pending[self.outside :]
+            self.passes = self.site.passes
         if self.shared > WHOLE:  # a closure's next pass, or pieces that do not say their share
             self.shared, self.lost = 0.0, self.nothing
         if self.world > 1 or share != 1.0 or batch.cut is not None:
@@ -354,8 +360,8 @@ class Drive:
 
     def stepped(self) -> None:
         """Call after `optimizer.step()`. A step that did not take effect is forgotten, also one that a GradScaler left out."""
-        pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
-        self.lost = self.nothing
+        pending = self.pending
+        self._forget()
         self.site.took_effect = self.site.step > self.counted
         self.counted = self.site.step
         if self.site.took_effect and "after_step" in self.heard:
@@ -367,11 +373,15 @@ class Drive:
 
         It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
         """
-        self.pending, self.pieces, self.shared = [], 0, 0.0
-        self.lost = self.nothing
+        self._forget()
         self.site.step = self.counted = step
         if self.reducer is not None:
             self.reducer.follow(self.model)  # the running statistics may be those of before
+
+    def _forget(self) -> None:
+        """Forget the micro-batches of the step that is over."""
+        self.pending, self.pieces, self.shared, self.lost = [], 0, 0.0, self.nothing
+        self.passes = self.site.passes = 0
 
     @contextmanager
     def reading(self) -> Iterator[None]:

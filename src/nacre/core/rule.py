@@ -44,6 +44,7 @@ class Site:
         step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
         task: What is being learned, as methods are given it; None where a rule is attached to a loop of somebody's own.
+        passes: How often the present step has called its closure; 0 where it has none.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Site:
     step: int = 0
     took_effect: bool = True
     task: Task | None = None
+    passes: int = 0
     looked: Any = None
     group_of: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -205,25 +207,26 @@ class _Shaper:
             raise BadStep(
                 "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
+        self.site.took_effect, self.site.passes = not bool(getattr(optimizer, "found_inf", None)), 0
         if not self.site.took_effect:
             return None
         if self.rests or self.weights_shaped:
             with torch.no_grad():
                 self._keep_old()
-        if not self.grads_shaped:
-            return None
         closure: Callable[[], Any] | None = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
-            with torch.no_grad():
-                self._shape_grads()
+            if self.grads_shaped:
+                with torch.no_grad():
+                    self._shape_grads()
             return None
 
         def shaped() -> Any:  # LBFGS and others run the backward pass inside step()
+            self.site.passes += 1
             with torch.enable_grad():
                 loss = closure()
-            with torch.no_grad():
-                self._shape_grads()
+            if self.grads_shaped:
+                with torch.no_grad():
+                    self._shape_grads()
             return loss
 
         return args[:1], {**kwargs, "closure": shaped}
