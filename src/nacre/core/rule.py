@@ -116,6 +116,14 @@ class Rule(Stateful):
         """Entries that rest at every step of this stage; modules that wholly do stay in eval."""
         return self.resting(site)
 
+    def wants_whole(self, name: str) -> bool | None:  # any
+        """Whether it must be shown the whole of this weight: it goes by its shape, or remembers it from stage to stage.
+
+        Beside a part that holds chosen entries of weights only, it would not be heard and is refused. None = it does if it is a
+        method that offsets weights, or keeps tensors by name in a `state()` field.
+        """
+        return None
+
     def overrides(self, hook: str) -> bool:
         """Whether this part speaks a hook, that is, defines it anew."""
         base = next((c for c in reversed(type(self).__mro__) if hook in vars(c)), None)

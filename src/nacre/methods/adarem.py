@@ -67,3 +67,6 @@ class AdaRem(Method):
 
     def needs_old(self, name: str) -> bool:
         return self.strength > 0
+
+    def wants_whole(self, name: str) -> bool:
+        return self.strength > 0

@@ -42,7 +42,8 @@ class MIST(Method):
     With `form = "dense"` the optimizer holds every weight, and what rests is put back after each step. With `"compact"` it
     holds the chosen entries alone, as `<weight>_values` (`nacre.adapters.put_in_entries`): its state is as small, and a step
     is cheaper. The same entries move, to the same values but for rounding. A weight that cannot be held so stays dense, which
-    is said once; a part that remembers something for each weight, such as EWC, is refused beside the compact form.
+    is said once. A part that goes by the shapes of weights, such as SAGE, or remembers something for each, such as EWC, is
+    refused beside the compact form (`Rule.wants_whole`).
 
     Differences from the published code: it masks *gradients*, so momentum and weight decay move entries that were to rest;
     here what rests is put back after the step, bit for bit, under any optimizer. `where = "grads"` is the published form, for

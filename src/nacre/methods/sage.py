@@ -86,6 +86,9 @@ class SAGE(Method):
     def needs_old(self, name: str) -> bool:
         return self.match is not None and finds(self.match, name)
 
+    def wants_whole(self, name: str) -> bool:
+        return self.match is not None and finds(self.match, name)
+
     def _factors(self, grads: Tensors, old: Tensors) -> list[Tensor]:
         """|I - A / c| / (A / c + eps^2) as |c I - A| / (A + c eps^2), c the correction; A learns I before."""
         found, below = room_for(self.room, grads), room_for(self.more, grads)

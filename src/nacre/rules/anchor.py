@@ -103,6 +103,9 @@ class Anchor(Rule):
     def needs_old(self, name: str) -> bool:
         return self.form == "decoupled" and self.strength > 0 and finds(self.match, name)
 
+    def wants_whole(self, name: str) -> bool:
+        return False  # what it keeps begins anew with each stage
+
     def _room(self, k: int) -> Tensors:
         while len(self.room) <= k:
             self.room.append({})

@@ -88,6 +88,9 @@ class Quantise(Rule):
     def needs_old(self, name: str) -> bool:
         return False  # it starts from the new weights
 
+    def wants_whole(self, name: str) -> bool:
+        return self.store != "none" and not (self.leave and re.search(self.leave, name))
+
     def _rounded(self, name: str, w: Tensor, site: Site) -> Tensor:
         draw = None
         if self.rounding == "stochastic":
