@@ -90,6 +90,8 @@ class Rule(Stateful):
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:  # pipe
         """Change the weights after the step.
 
+        What is learned here belongs in own `state()` fields: where a step is undone (`on_nonfinite = "skip"`), they are too.
+
         Args:
             new: The live weights; changing them in place is allowed.
             old: The values before the step, of the tensors that `needs_old` asked for; read only.
