@@ -31,6 +31,13 @@ def in_parts(method: Method) -> None:
             pass
 
 
+def recomputed() -> None:
+    net = narrow()
+    net.gradient_checkpointing = True  # pyright: ignore[reportArgumentType]  as models of transformers say it
+    with Drive(ExtrapSGD(form="noise"), net, MadeOptimizer("sgd", 0.1), stream()[0].task) as drive:
+        drive.loss(next(drive.batches(0, 8)))
+
+
 def used_twice(at: Place) -> None:
     act = nn.ReLU()
     insert_norms(nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 4), act), learned=torch.zeros(1, 2))
@@ -62,6 +69,13 @@ MOVES = [
         BadSetting,
         "ExtrapSGD takes gradients away from the weights, and of these each rank holds a part: train without fully_shard",
         lambda at: in_parts(ExtrapSGD()),
+    ),
+    Row(
+        "gradients away from weights with which activations are computed again",
+        BadSetting,
+        "gradients are taken away from the weights, and the backward pass of the model computes activations again, at the "
+        "weights (Net.gradient_checkpointing): switch gradient checkpointing off, such as by gradient_checkpointing_disable()",
+        lambda at: recomputed(),
     ),
     Row(
         "norms for a model whose nonlinearities are functions",

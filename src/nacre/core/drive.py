@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from . import ranks, shards
 from .ahead import ahead
 from .dice import dice, seed_global
-from .elsewhere import elsewhere, refuse_parts, slopes_of
+from .elsewhere import elsewhere, refuse_parts, refuse_recomputed, slopes_of
 from .errors import BadSetting, RanksDiffer
 from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
@@ -124,6 +124,7 @@ class Drive:
         self.nothing = torch.zeros((), device=self.device)
         self.lost = self.nothing  # the loss of the step so far; of all ranks after its last backward pass
         self.reducer: Reducer | None = None
+        self.lent = False  # whether a micro-batch of this stage was passed away from the weights
         self.modes: list[tuple[nn.Module, bool]] = []
         self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
         self.stack = ExitStack()
@@ -349,11 +350,14 @@ class Drive:
             return loss, out
 
         far: Tensors = {}
+        wrapped = self.called is not self.model
+        looking = "offset" in self.heard and not self.lent and not wrapped
+        run = (lambda: refuse_recomputed(self.model, passed)) if looking else passed
         if "offset" in self.heard and not spare:
             params = self.site.params
-            far = self.method.offset(batch, self.site, lambda: slopes_of(self.model, params, lambda: passed()[0]))
-        wrapped = self.called is not self.model
-        loss, out = elsewhere(self.model, self.site.params, far, passed, wrapped) if far else passed()
+            far = self.method.offset(batch, self.site, lambda: slopes_of(self.model, params, lambda: run()[0]))
+        loss, out = elsewhere(self.model, self.site.params, far, run, wrapped) if far else passed()
+        self.lent = self.lent or bool(far)
         if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
         return loss
