@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from .errors import BadSetting, BadStep, BadUse
 from .kept import Kept
-from .model import bare
+from .model import bare, head_prefixes
 from .shards import explained, local, norm
 from .state import Stateful, Tensors
 from .stream import Task
@@ -57,6 +57,13 @@ class Site:
     passes: int = 0
     looked: Any = None
     group_of: dict[int, dict[str, Any]] = field(default_factory=dict)
+    heads: tuple[str, ...] | None = None
+
+    def in_body(self, name: str) -> bool:
+        """Whether a parameter belongs neither to a head of the model nor to a method's parts."""
+        if self.heads is None:
+            self.heads = tuple(f"{p}." for p in head_prefixes(self.model))
+        return not name.startswith(("parts.", *self.heads))
 
     def lr(self, name: str) -> float:
         """The learning rate that the optimizer uses for a parameter now."""

@@ -26,6 +26,7 @@ from ..importance import squared_gradients, top_share
 from ..losses import supervised_info_nce
 
 logger = logging.getLogger(__name__)
+FREE = "bias|norm|^head"  # and the heads of the model
 
 
 @dataclass
@@ -42,8 +43,7 @@ class MIST(Method):
     With `form = "dense"` the optimizer holds every weight, and what rests is put back after each step. With `"compact"` it
     holds the chosen entries alone, as `<weight>_values` (`nacre.adapters.put_in_entries`): its state is as small, and a step
     is cheaper. The same entries move, to the same values but for rounding. A weight that cannot be held so stays dense, which
-    is said once. A part that goes by the shapes of weights, such as SAGE, or remembers something for each, such as EWC, is
-    refused beside the compact form (`Rule.wants_whole`).
+    is said once; parts that must be shown the whole of it, such as EWC and SAGE, are refused beside the compact form.
 
     Differences from the published code: it masks *gradients*, so momentum and weight decay move entries that were to rest;
     here what rests is put back after the step, bit for bit, under any optimizer. `where = "grads"` is the published form, for
@@ -78,7 +78,7 @@ class MIST(Method):
         0.0005, "share of each tensor, its top scores, that rests for ever after a task", low=0.0, high=1.0
     )
     rescale: bool = setting(False, "divide moves by 1 - drop, so that their mean is that of no drop")
-    free: str = setting(r"bias|norm|^head", "tensors whose names it finds may always move, and so may norm layers")
+    free: str | None = setting(None, "names of what may always move, as norms may; biases, norms and heads by default")
     form: Literal["dense", "compact"] = setting(
         "dense", "whether the optimizer holds all weights or the chosen entries"
     )
@@ -265,10 +265,8 @@ class MIST(Method):
         """Mean over batches of the squared gradient of the stage's own loss, for what is not free."""
         params = self._with_role(model, "chosen")
         if not params:
-            raise BadSetting(
-                f"MIST has nothing to choose from: every trainable tensor is a norm or matches free = {self.free!r}; free "
-                "fewer tensors, or unfreeze the backbone"
-            )
+            why = f"every trainable tensor is a norm or matches free = {self.free!r}"
+            raise BadSetting(f"MIST has nothing to choose from: {why}; free fewer tensors, or unfreeze the backbone")
         order = torch.randperm(task.rows, generator=dice(self.seed, task.index, "scores"))[: self.rows]
         with evaluating(model):
             drops = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0]
@@ -296,6 +294,7 @@ class MIST(Method):
             norm = name.rpartition(".")[0] in norms
             if self.vectors != "free" and (norm or name.endswith("bias")) and not name.startswith(heads):
                 return self.vectors
-            return "free" if norm or re.search(self.free, name) else "chosen"
+            free = norm or (self.free is None and name.startswith(heads))
+            return "free" if free or re.search(FREE if self.free is None else self.free, name) else "chosen"
 
         return {n: p for n, p in model.named_parameters() if p.requires_grad and role_of(n) == role}

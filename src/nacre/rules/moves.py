@@ -14,9 +14,6 @@ from ..core.rule import Site
 from ..core.shards import is_sharded, local, whole
 from ..core.state import Tensors, grown
 
-BODY = "^(?!(parts|heads?|fc|classifier)[.])"
-"""Finds everything but heads and the trained parts of methods."""
-
 
 @lru_cache(maxsize=1 << 16)
 def finds(match: str, name: str) -> bool:
@@ -31,16 +28,21 @@ def finds(match: str, name: str) -> bool:
         raise BadSetting(f"{match!r} is no regular expression: {error}; a name or a part of it is one") from error
 
 
-def chosen(site: Site, match: str, who: str) -> list[str]:
-    """The parameters that the optimizer holds and whose names an expression finds.
+def chosen(site: Site, match: str | None, who: str) -> list[str]:
+    """The parameters that the optimizer holds and whose names an expression finds; of None, all but heads and methods' parts.
 
     Raises:
         BadSetting: it finds none.
     """
-    names = [n for n in site.params if finds(match, n)]
+    names = [n for n in site.params if (site.in_body(n) if match is None else finds(match, n))]
     if not names:
         raise BadSetting(f"{who} finds no parameter: name one that the optimizer holds, {some(site)}")
     return names
+
+
+def may_find(match: str | None, name: str) -> bool:
+    """Whether `chosen` may find a name; of None, heads are told by the model only."""
+    return not name.startswith("parts.") if match is None else finds(match, name)
 
 
 def some(site: Site) -> str:
