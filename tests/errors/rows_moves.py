@@ -39,7 +39,7 @@ def recomputed() -> None:
 
 
 def used_twice(at: Place) -> None:
-    act = nn.ReLU()
+    act = nn.Sequential(nn.ReLU())
     insert_norms(nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 4), act), learned=torch.zeros(1, 2))
 
 
@@ -87,8 +87,8 @@ MOVES = [
     Row(
         "a norm that learns at places of different widths",
         BadModel,
-        "the nonlinearity '1' is used at 2 widths by these rows, so its norm cannot learn a scale: give each place a module of "
-        "its own, or leave `learned` out",
+        "the nonlinearity '1.0' is used at 2 widths by these rows, so its norm cannot learn a scale: give each place a module "
+        "of its own, or leave `learned` out",
         used_twice,
     ),
 ]

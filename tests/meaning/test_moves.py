@@ -357,3 +357,19 @@ def test_by_default_heads_are_those_of_the_model_whatever_they_are_called(part, 
     list(Learner(net, (stage,)).learn(stream()[:1]))
     assert not torch.allclose(net.state_dict()[f"{head}.weight"], before[f"{head}.weight"], atol=1e-4)
     assert torch.allclose(net.state_dict()["body.weight"], before["body.weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize("of", ["step", "stage"])
+@pytest.mark.parametrize(
+    "kinds", [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+)
+def test_a_radius_holds_over_weights_of_several_types(kinds, of):
+    torch.manual_seed(0)
+    net = nn.ModuleDict({str(k): nn.Linear(4, 4).to(kind) for k, kind in enumerate(kinds)})
+    before, made = copy.deepcopy(net.state_dict()), torch.optim.SGD(net.parameters(), lr=1.0)
+    with attached(TrustRadius(total=0.5, tensor=0.4, of=of), made, net):
+        for k, kind in enumerate(kinds):
+            net[str(k)](torch.ones(2, 4, dtype=kind)).sum().backward()
+        made.step()
+    far = torch.stack([(t.double() - before[n].double()).norm() for n, t in net.state_dict().items()])
+    assert far.max() <= 0.41 and abs(float(far.norm()) - 0.5) < 0.01

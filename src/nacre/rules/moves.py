@@ -129,9 +129,10 @@ def lengths(tensors: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of each tensor, (tensors,); of those in parts, all ranks ask together."""
     if any(map(is_sharded, tensors)):
         return torch.stack([whole(t.norm()) for t in tensors])
-    return torch.stack(
-        list(torch._foreach_norm(list(tensors), dtype=torch.promote_types(tensors[0].dtype, torch.float32)))
-    )
+    kinds = {wide(t) for t in tensors}
+    if len(kinds) > 1:
+        return torch.stack([t.norm(dtype=torch.float64) for t in tensors])
+    return torch.stack(list(torch._foreach_norm(list(tensors), dtype=kinds.pop())))
 
 
 def wide(t: Tensor) -> torch.dtype:
