@@ -207,7 +207,7 @@ def test_a_conv_net_and_what_is_refused():
     assert torch.allclose(conv(x), before, atol=1e-4)
     with pytest.raises(BadModel, match="called as a function"):
         insert_norms(nn.Linear(2, 2))
-    one = nn.ReLU()
+    one = nn.Sequential(nn.ReLU())
     twice = nn.Sequential(nn.Linear(2, 3), one, nn.Linear(3, 4), one)
     with pytest.raises(BadModel, match="at 2 widths"):
         insert_norms(twice, learned=torch.zeros(1, 2))
