@@ -369,3 +369,35 @@ def test_free_tensors_are_dropped_too_where_that_is_asked_for(form):
     again.prepare(net)
     moved = (projection != again.parts["projection"].weight).double().mean()
     assert moved.item() == pytest.approx(0.25, abs=0.12)
+
+
+class Reading(nn.Module):
+    """A net that reads a weight of its first layer, and never calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body, self.more = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.head = GrowingLinear(16)
+
+    def forward(self, x):
+        z = self.more(F.linear(x, self.body.weight, self.body.bias).tanh()).tanh()
+        return Answer(self.head(z), z)
+
+
+def test_a_weight_that_is_read_past_its_layer_stays_dense_and_learns_as_there(caplog):
+    def ended(form):
+        mist = MIST(select=0.3, drop=0.0, objective_of="stage", batch=16, form=form)
+        learner = Learner(Reading(), (Stage(mist, SGD, batch_size=8),))
+        list(learner.learn(stream()[:2]))
+        return learner
+
+    start, dense = Reading().state_dict(), ended("dense").model.state_dict()
+    caplog.set_level(logging.WARNING)
+    compact = ended("compact").model.state_dict()
+    assert caplog.text.count("reads it past its own layer") == 1
+    moved = compact["body.weight"] != start["body.weight"]
+    assert 0 < moved.float().mean() < 1
+    for n, t in dense.items():
+        assert torch.allclose(compact[n], t, atol=1e-5), n

@@ -4,7 +4,7 @@ from .described import describe, rebuild, unwrapped
 from .folders import load_adapters, save_adapters
 from .layers import adapters_in, answering_with, base_fingerprint, merged, put_in, targets_in, train_only
 from .norms import Normed, RowNorm, insert_norms
-from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
+from .sparse import entries_in, layers_called, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
     "Normed",
@@ -15,6 +15,7 @@ __all__ = [
     "describe",
     "entries_in",
     "insert_norms",
+    "layers_called",
     "load_adapters",
     "merged",
     "put_in",

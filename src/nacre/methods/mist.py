@@ -1,4 +1,7 @@
-"""MIST: sparse tuning of a pre-trained model before a closed-form head reads it."""
+"""MIST: sparse tuning of a pre-trained model before a closed-form head reads it.
+
+It is over 300 lines because its two forms stand beside each other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapters import put_in_entries, take_out_entries, unfit
+from ..adapters import layers_called, put_in_entries, take_out_entries, unfit
 from ..adapters.sparse import VALUES, refuse_unheard
 from ..core.dice import dice, keep
 from ..core.errors import BadSetting
@@ -103,6 +106,7 @@ class MIST(Method):
     chosen: Tensors = state()  # bool: may move on this task
     spared: Tensors = state()  # bool: rests for ever
     soon: Tensors = state()  # bool: will rest for ever after this task
+    past: list[str] = state(list)  # weights that the model reads past their layers, on this task
     uses: Tensors = state()  # int16: how many earlier tasks selected the entry
     places: dict[str, Tensor] = scratch(dict)  # positions of what may move, in each flat tensor
     resters: Tensors = scratch(dict)  # what rests throughout this stage
@@ -141,7 +145,7 @@ class MIST(Method):
                     p.uniform_(-bound, bound, generator=dice(self.seed, "projection", i))
             self.parts["projection"] = projection.to(device_of(model))
         if self.form == "compact":
-            dense = unfit(model, self.chosen) if self.inside else self.chosen
+            dense = self._unfit(model) if self.inside else self.chosen
             put_in_entries(model, {n: m for n, m in self.chosen.items() if n not in dense and not bool(m.all())})
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
@@ -163,7 +167,7 @@ class MIST(Method):
             self.soon[name] = never | top_share(score, self.protect) if self.protect else never
         for name, p in self._with_role(model, "rest").items():
             self.chosen[name] = torch.zeros(p.shape, dtype=torch.bool, device=p.device)
-        if self.form == "compact" and not self.uses and (dense := unfit(model, self.chosen)):
+        if self.form == "compact" and not self.uses and (dense := self._unfit(model)):
             logger.warning(
                 "MIST tunes %d weights in dense form, such as %s: %s", len(dense), *next(iter(dense.items()))
             )
@@ -283,7 +287,15 @@ class MIST(Method):
                     )
                 return task.objective(seen)
 
-            return squared_gradients(loss, params, order, self.batch)
+            with layers_called(model) as names:
+                scores = squared_gradients(loss, params, order, self.batch)
+        self.past = [n for n, score in scores.items() if n.rpartition(".")[0] not in names and bool(score.any())]
+        return scores
+
+    def _unfit(self, model: nn.Module) -> dict[str, str]:
+        """Of the weights that are chosen from, those that cannot be held in compact form, with the reason."""
+        past = dict.fromkeys(self.past, "the model reads it past its own layer")
+        return unfit(model, self.chosen) | {n: why for n, why in past.items() if n in self.chosen}
 
     def _with_role(self, model: nn.Module, role: str) -> dict[str, nn.Parameter]:
         """The weights that train and are free, chosen from, or rest."""
