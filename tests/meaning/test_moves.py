@@ -21,6 +21,7 @@ from nacre.learner import Learner, Listener, Stage
 from nacre.memory import Reservoir
 from nacre.methods import CLASSP, ER, MIST, SAGE, AdaRem, Multiplicative
 from nacre.rules import Anchor, Drop, Project, Rest, Scale, TrustRadius
+from nacre.rules.moves import follow, scale_moves
 from nacre.rules.start import Start
 from nacre.schedules import schedule
 
@@ -373,3 +374,10 @@ def test_a_radius_holds_over_weights_of_several_types(kinds, of):
         made.step()
     far = torch.stack([(t.double() - before[n].double()).norm() for n, t in net.state_dict().items()])
     assert far.max() <= 0.41 and abs(float(far.norm()) - 0.5) < 0.01
+
+
+def test_scaling_and_averaging_by_hand():
+    w, averages = torch.tensor([1.0, 2.0]), {"w": torch.zeros(2)}
+    scale_moves([w], [torch.zeros(2)], [torch.tensor([0.5, 1.0])])
+    assert w.tolist() == [0.5, 2.0]
+    assert follow(averages, {"w": torch.tensor([1.0, 4.0])}, 0.75)[0].tolist() == [0.25, 1.0]

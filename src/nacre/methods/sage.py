@@ -14,7 +14,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rule import Site
 from ..core.shards import local, shaped_like
 from ..core.state import Tensors, scratch, setting, state
-from ..rules import chosen, finds, follow, parts, room_for, scale_moves
+from ..rules.moves import chosen, finds, follow, parts, room_for, scale_moves
 
 MATRICES = "attn|attention|mlp|ffn|feed_forward|intermediate|output[.]dense|linear[12]|fc[12]"
 

@@ -58,11 +58,6 @@ def scale_moves(new: Sequence[Tensor], old: Sequence[Tensor], factors: Sequence[
         new: Weights after a step.
         old: Weights before it, or others that the way is measured from; read only.
         factors: For each a number, or a tensor that broadcasts over it.
-
-    >>> w = torch.tensor([1.0, 2.0])
-    >>> scale_moves([w], [torch.zeros(2)], [torch.tensor([0.5, 1.0])])
-    >>> w
-    tensor([0.5000, 2.0000])
     """
     for w, was, f in zip(map(local, new), map(local, old), factors, strict=True):
         kind = torch.promote_types(w.dtype, was.dtype)
@@ -80,10 +75,6 @@ def follow(averages: Tensors, values: Mapping[str, Tensor], decay: float) -> lis
 
     Returns:
         The averages of the names in `values`.
-
-    >>> averages = {"w": torch.zeros(2)}
-    >>> follow(averages, {"w": torch.tensor([1.0, 4.0])}, 0.75)
-    [tensor([0.2500, 1.0000])]
     """
     held = kept_for(averages, values)
     now = [local(v).to(a.dtype) for v, a in zip(values.values(), held, strict=True)]
