@@ -441,7 +441,7 @@ METHODS = [
     Row(
         "MIST in compact form beside a part that would not be heard",
         BadUse,
-        "EWC remembers something for body.0.weight, of which MIST in compact form trains chosen values only, so that it would "
+        "EWC treats body.0.weight as a whole, of which MIST in compact form trains chosen values only, so that it would "
         'not be heard: set form = "dense"',
         lambda at: learned(compose(EWC(rows=4), MIST(objective_of="stage", form="compact"))),
     ),

@@ -31,8 +31,15 @@ def in_parts(method: Method) -> None:
             pass
 
 
+def recomputed() -> None:
+    net = narrow()
+    net.gradient_checkpointing = True  # pyright: ignore[reportArgumentType]  as models of transformers say it
+    with Drive(ExtrapSGD(form="noise"), net, MadeOptimizer("sgd", 0.1), stream()[0].task) as drive:
+        drive.loss(next(drive.batches(0, 8)))
+
+
 def used_twice(at: Place) -> None:
-    act = nn.ReLU()
+    act = nn.Sequential(nn.ReLU())
     insert_norms(nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 4), act), learned=torch.zeros(1, 2))
 
 
@@ -64,6 +71,13 @@ MOVES = [
         lambda at: in_parts(ExtrapSGD()),
     ),
     Row(
+        "gradients away from weights with which activations are computed again",
+        BadSetting,
+        "gradients are taken away from the weights, and the backward pass of the model computes activations again, at the "
+        "weights (Net.gradient_checkpointing): switch gradient checkpointing off, such as by gradient_checkpointing_disable()",
+        lambda at: recomputed(),
+    ),
+    Row(
         "norms for a model whose nonlinearities are functions",
         BadModel,
         "insert_norms finds no nonlinearity in this Linear: one that is called as a function, such as F.relu, is not seen; "
@@ -73,8 +87,8 @@ MOVES = [
     Row(
         "a norm that learns at places of different widths",
         BadModel,
-        "the nonlinearity '1' is used at 2 widths by these rows, so its norm cannot learn a scale: give each place a module of "
-        "its own, or leave `learned` out",
+        "the nonlinearity '1.0' is used at 2 widths by these rows, so its norm cannot learn a scale: give each place a module "
+        "of its own, or leave `learned` out",
         used_twice,
     ),
 ]

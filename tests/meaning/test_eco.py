@@ -271,3 +271,13 @@ def test_a_weight_without_a_gradient_keeps_its_value_and_its_error():
                 assert torch.equal(net[0].weight, before[0])
                 assert torch.equal(part.error["0.weight"], before[1]["0.weight"])
                 assert not torch.equal(part.error["1.weight"], before[1]["1.weight"])
+
+
+def test_what_has_no_gradient_is_not_rounded():
+    net = nn.ModuleDict({"used": nn.Linear(3, 2), "idle": nn.Linear(3, 2)})
+    before, made = net["idle"].weight.detach().clone(), torch.optim.SGD(net.parameters(), lr=0.1)
+    with attached(Quantise("int4"), made, net):
+        net["used"](torch.ones(1, 3)).sum().backward()
+        made.step()
+    assert torch.equal(net["idle"].weight, before)
+    assert torch.equal(net["used"].weight, quantised(net["used"].weight.detach(), "int4"))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from worlds import Net, noise, stream
 
 from nacre.core.drive import Drive
+from nacre.core.errors import BadSetting
 from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import TensorRows
@@ -21,6 +23,7 @@ from nacre.methods import ER, EWC, ExtrapSGD
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
+SGD = MadeOptimizer("sgd", 0.05)
 H, LR, REACH = 3.0, 0.1, 2.5
 
 
@@ -203,3 +206,30 @@ def test_a_penalty_counts_ahead_and_it_goes_with_replay_rest_and_a_schedule():
     assert sum(1 for _ in who.learn(stream())) == 3
     assert torch.equal(start, who.model.body[0].weight)
     assert all(p.isfinite().all() for p in who.model.parameters())
+
+
+class Recomputing(nn.Module):
+    """A net of which a part is computed again in the backward pass, or says that it is."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.first, self.body, self.head, self.kind = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2), kind
+        self.gradient_checkpointing = kind == "says so"
+
+    def forward(self, x):
+        z = self.first(x)
+        if self.kind in ("plain", "says so"):
+            return self.head(self.body(z).relu())
+        return self.head(checkpoint(lambda z: self.body(z).relu(), z, use_reentrant=self.kind == "reentrant"))
+
+
+@pytest.mark.parametrize("form", ["stale", "fresh", "noise"])
+@pytest.mark.parametrize("kind", ["reentrant", "hooks", "says so"])
+def test_a_model_that_computes_activations_again_is_refused(kind, form):
+    with pytest.raises(BadSetting, match="switch gradient checkpointing off"):
+        list(Learner(Recomputing(kind), (Stage(ExtrapSGD(form=form), SGD, batch_size=20),)).learn(stream()[:1]))
+    list(Learner(Recomputing(kind), (Stage(ExtrapSGD(reach=0.0), SGD, batch_size=20),)).learn(stream()[:1]))
+
+
+def test_a_model_that_does_not_is_not_refused():
+    list(Learner(Recomputing("plain"), (Stage(ExtrapSGD(), SGD, batch_size=20),)).learn(stream()[:1]))

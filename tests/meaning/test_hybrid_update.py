@@ -21,8 +21,9 @@ from nacre.heads import warm_rows
 from nacre.learner import Learner, Stage
 from nacre.memory import Reservoir
 from nacre.methods import ER, EWC, HybridUpdate
-from nacre.rules import along, group_sums, lowest, parabola
 from nacre.rules.gates import step_gates
+from nacre.rules.levels import group_sums
+from nacre.rules.retention import along, far_from, go_back, lowest, parabola, part_way
 from nacre.schedules import schedule
 
 ADAMW = MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.1})
@@ -353,3 +354,24 @@ def test_with_replay_and_a_schedule_it_lies_between_its_limits():
         list(walk)
         far[strategy] = (net.body[0].weight - first.body[0].weight).norm().item()
     assert far["initialised"] < far["hybrid"] < far["continue"], far
+
+
+def test_what_it_is_made_of_gives_figures_by_hand():
+    assert far_from(torch.ones(1), torch.tensor([3.0, 7.0])).tolist() == [2.0, 0.0]
+    w = torch.tensor([3.0, 3.0])
+    assert go_back(w, torch.tensor([1.0]), 0.5) == 0.5 and w.tolist() == [2.0, 3.0]
+    way, slope = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([-3.0, 0.0])}
+    assert along(slope, way, "cosine", "tensor")["w"].item() == pytest.approx(0.8536, abs=1e-4)
+    assert along(slope, way, "sign", "tensor")["w"] == 1
+    rise, bend = {"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, {"a": torch.tensor(4.0), "b": torch.tensor(-1.0)}
+    assert lowest(rise, bend) == {"a": torch.tensor(0.75), "b": torch.tensor(0.0)}
+    assert parabola(torch.tensor([0.09, 0.0025, 0.04, 0.2025, 0.49])).item() == pytest.approx(0.3, abs=1e-3)
+    p = nn.Parameter(torch.tensor([3.0]))
+    with part_way({"w": p}, {"w": torch.tensor([2.0])}, 0.25):
+        assert p.item() == 1.5
+    assert p.item() == 3.0
+    terms = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}
+    found = {
+        level: group_sums(terms, level)["fc.weight"].flatten().tolist() for level in ("channel", "tensor", "layer")
+    }
+    assert found == {"channel": [3.0, 3.0], "tensor": [6.0], "layer": [8.0]}

@@ -151,3 +151,10 @@ def test_module_sensitivity_by_hand_with_a_head_that_grew_and_a_counter():
     for record in ([first], [first[:1], later[:1]], []):
         with pytest.raises(BadData, match="needs two tasks"):
             module_sensitivity(record)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_scores_that_are_nan_have_no_rank(share):
+    with pytest.raises(NonFinite, match="NaN, which has no rank"):
+        top_share(torch.tensor([1.0, float("nan"), 3.0, 2.0]), share)
+    assert top_share(torch.tensor([1.0, float("inf"), 3.0, 2.0]), share).sum() == 4 * share

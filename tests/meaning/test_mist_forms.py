@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 
@@ -22,8 +23,27 @@ from nacre.core.rule import Rule
 from nacre.heads import GrowingLinear
 from nacre.learner import Learner, Listener, Stage
 from nacre.losses import supervised_info_nce
-from nacre.methods import EWC, MIST, LwF, SimpleCIL
+from nacre.methods import (
+    CLASSP,
+    ECO,
+    EMA,
+    ER,
+    EWC,
+    L2,
+    LCIA,
+    MAS,
+    MIST,
+    SAGE,
+    SI,
+    AdaRem,
+    ExtrapSGD,
+    LwF,
+    Multiplicative,
+    NaP,
+    SimpleCIL,
+)  # fmt: skip
 from nacre.metrics import Motion
+from nacre.rules import Anchor, Drop, KeepNorm, Project, Quantise, Scale, TrustRadius
 
 FORMS = pytest.mark.parametrize("form", ["dense", "compact"])
 ADAMW = MadeOptimizer("adamw", 0.02, [], {"weight_decay": 0.1})
@@ -275,16 +295,31 @@ def test_momenta_of_chosen_entries_do_not_go_on_to_other_entries():
     assert len(lengths) == 1, "as many entries on each task: state of others would have fitted"
 
 
-def test_parts_that_would_not_be_heard_beside_the_compact_form_are_refused_and_others_are_not():
-    def learn(*parts):
-        stage = Stage(compose(*parts), SGD, batch_size=8, augment=noise)
-        list(Learner(Net(), (stage,)).learn(stream()))
+COMPACT = {"objective_of": "stage", "batch": 16, "select": 0.3, "form": "compact"}
+WHOLE = [
+    EWC(rows=4), SI(), MAS(rows=4), L2(), LCIA(), EMA(), AdaRem(), CLASSP(), SAGE("body"), KeepNorm(), NaP(), Quantise("int4"),
+    ECO(store="int4"), ExtrapSGD(), ExtrapSGD(form="noise"), Project({"body.0.weight": torch.eye(8)[:, :1]}),
+]  # fmt: skip
+PARTLY = [
+    LwF(), ER(rows=4), AdaRem(strength=0.0), SAGE("head"), SAGE(None), Quantise("none"), Multiplicative(), Scale(factor=0.5),
+    TrustRadius(total=0.1), TrustRadius(total=0.1, of="stage"), Anchor(), Drop(0.5, "weight", rescale=True),
+]  # fmt: skip
 
-    settings = {"objective_of": "stage", "batch": 16, "select": 0.3, "form": "compact"}
-    for parts in ((MIST(**settings), EWC(rows=4)), (EWC(rows=4), MIST(**settings))):
-        with pytest.raises(BadUse, match=r'EWC remembers something for body\.0\.weight, .* set form = "dense"'):
-            learn(*parts)
-    learn(MIST(**settings), LwF())
+
+@pytest.mark.parametrize("part", WHOLE, ids=lambda p: repr(p)[:30])
+def test_parts_that_would_not_be_heard_beside_the_compact_form_are_refused_at_the_first_step(part):
+    for parts in ((MIST(**COMPACT), part), (part, MIST(**COMPACT))):
+        stage = Stage(compose(*map(copy.deepcopy, parts)), SGD, batch_size=8, augment=noise)
+        with pytest.raises(
+            BadUse, match=rf'{type(part).__name__} treats body\.0\.weight as a whole, .* set form = "dense"'
+        ):
+            list(Learner(Net(), (stage,)).learn(stream()[:1]))
+
+
+@pytest.mark.parametrize("part", PARTLY, ids=lambda p: repr(p)[:30])
+def test_parts_that_keep_nothing_of_a_weight_learn_beside_the_compact_form_on_every_task(part):
+    stage = Stage(compose(copy.deepcopy(part), MIST(**COMPACT)), SGD, batch_size=20, augment=noise)
+    list(Learner(Net(), (stage,)).learn(stream()[:2]))
 
 
 def test_weights_that_cannot_be_held_stay_dense_and_that_is_said_once(caplog):
@@ -334,3 +369,35 @@ def test_free_tensors_are_dropped_too_where_that_is_asked_for(form):
     again.prepare(net)
     moved = (projection != again.parts["projection"].weight).double().mean()
     assert moved.item() == pytest.approx(0.25, abs=0.12)
+
+
+class Reading(nn.Module):
+    """A net that reads a weight of its first layer, and never calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body, self.more = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.head = GrowingLinear(16)
+
+    def forward(self, x):
+        z = self.more(F.linear(x, self.body.weight, self.body.bias).tanh()).tanh()
+        return Answer(self.head(z), z)
+
+
+def test_a_weight_that_is_read_past_its_layer_stays_dense_and_learns_as_there(caplog):
+    def ended(form):
+        mist = MIST(select=0.3, drop=0.0, objective_of="stage", batch=16, form=form)
+        learner = Learner(Reading(), (Stage(mist, SGD, batch_size=8),))
+        list(learner.learn(stream()[:2]))
+        return learner
+
+    start, dense = Reading().state_dict(), ended("dense").model.state_dict()
+    caplog.set_level(logging.WARNING)
+    compact = ended("compact").model.state_dict()
+    assert caplog.text.count("reads it past its own layer") == 1
+    moved = compact["body.weight"] != start["body.weight"]
+    assert 0 < moved.float().mean() < 1
+    for n, t in dense.items():
+        assert torch.allclose(compact[n], t, atol=1e-5), n

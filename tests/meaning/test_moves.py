@@ -19,8 +19,9 @@ from nacre.core.rule import Site, attached
 from nacre.core.stream import Task
 from nacre.learner import Learner, Listener, Stage
 from nacre.memory import Reservoir
-from nacre.methods import CLASSP, ER, SAGE, AdaRem, Multiplicative
+from nacre.methods import CLASSP, ER, MIST, SAGE, AdaRem, Multiplicative
 from nacre.rules import Anchor, Drop, Project, Rest, Scale, TrustRadius
+from nacre.rules.moves import follow, scale_moves
 from nacre.rules.start import Start
 from nacre.schedules import schedule
 
@@ -331,3 +332,52 @@ def test_with_replay_and_a_schedule_moves_follow_the_rate_and_the_radius():
     for _ in Learner(Net(), (stage,), seed=1).learn(stream(), looks):
         pass
     assert 0.0199 < max(looks.met) <= 0.02 * (1 + 1e-4) and min(looks.met) < 0.015
+
+
+class Named(nn.Module):
+    """A net whose head is called as its model says, which may be anything."""
+
+    def __init__(self, head: str, told: bool):
+        super().__init__()
+        self.body = nn.Linear(8, 16)
+        self.add_module(head, nn.Linear(16, 6))
+        if told:
+            self.head_names = (head,)
+        self.named = head
+
+    def forward(self, x):
+        return getattr(self, self.named)(self.body(x).relu())
+
+
+@pytest.mark.parametrize(("head", "told"), [("score", True), ("classifier", False), ("head", False)])
+@pytest.mark.parametrize("part", [Scale(factor=0.0), Drop(1.0), Anchor(1e9), MIST(select=0.0, objective_of="stage")])
+def test_by_default_heads_are_those_of_the_model_whatever_they_are_called(part, head, told):
+    net = Named(head, told)
+    before = copy.deepcopy(net.state_dict())
+    stage = Stage(compose(copy.deepcopy(part)), MadeOptimizer("sgd", 0.05), batch_size=20)
+    list(Learner(net, (stage,)).learn(stream()[:1]))
+    assert not torch.allclose(net.state_dict()[f"{head}.weight"], before[f"{head}.weight"], atol=1e-4)
+    assert torch.allclose(net.state_dict()["body.weight"], before["body.weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize("of", ["step", "stage"])
+@pytest.mark.parametrize(
+    "kinds", [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+)
+def test_a_radius_holds_over_weights_of_several_types(kinds, of):
+    torch.manual_seed(0)
+    net = nn.ModuleDict({str(k): nn.Linear(4, 4).to(kind) for k, kind in enumerate(kinds)})
+    before, made = copy.deepcopy(net.state_dict()), torch.optim.SGD(net.parameters(), lr=1.0)
+    with attached(TrustRadius(total=0.5, tensor=0.4, of=of), made, net):
+        for k, kind in enumerate(kinds):
+            net[str(k)](torch.ones(2, 4, dtype=kind)).sum().backward()
+        made.step()
+    far = torch.stack([(t.double() - before[n].double()).norm() for n, t in net.state_dict().items()])
+    assert far.max() <= 0.41 and abs(float(far.norm()) - 0.5) < 0.01
+
+
+def test_scaling_and_averaging_by_hand():
+    w, averages = torch.tensor([1.0, 2.0]), {"w": torch.zeros(2)}
+    scale_moves([w], [torch.zeros(2)], [torch.tensor([0.5, 1.0])])
+    assert w.tolist() == [0.5, 2.0]
+    assert follow(averages, {"w": torch.tensor([1.0, 4.0])}, 0.75)[0].tolist() == [0.25, 1.0]

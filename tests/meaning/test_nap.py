@@ -207,7 +207,7 @@ def test_a_conv_net_and_what_is_refused():
     assert torch.allclose(conv(x), before, atol=1e-4)
     with pytest.raises(BadModel, match="called as a function"):
         insert_norms(nn.Linear(2, 2))
-    one = nn.ReLU()
+    one = nn.Sequential(nn.ReLU())
     twice = nn.Sequential(nn.Linear(2, 3), one, nn.Linear(3, 4), one)
     with pytest.raises(BadModel, match="at 2 widths"):
         insert_norms(twice, learned=torch.zeros(1, 2))
@@ -229,3 +229,20 @@ def test_it_goes_with_replay_and_a_schedule():
     then = who.model.body[0].weight.detach().norm()
     assert len(list(who.learn(stream()))) == 3
     assert abs(who.model.body[0].weight.detach().norm() / then - 1) < 1e-6
+
+
+@pytest.mark.parametrize("learned", [None, torch.zeros(2, 3)])
+def test_a_nonlinearity_that_places_share_gets_a_norm_at_each(learned):
+    act = nn.ReLU()
+    net = nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 5), act, nn.Linear(5, 2))
+    assert insert_norms(net, learned=learned, drop_biases=True) == ["1", "3"] and insert_norms(net) == []
+    assert isinstance(net[1], Normed) and isinstance(net[3], Normed) and net[1].norm is not net[3].norm
+    assert net[0].bias is None and net[2].bias is None
+    if learned is not None:
+        assert [len(net[k].norm.weight) for k in (1, 3)] == [4, 5]
+
+
+def test_a_block_that_is_there_twice_gets_one_norm():
+    block = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    net = nn.Sequential(block, block, nn.Linear(3, 2))
+    assert insert_norms(net) == ["0.1"] and insert_norms(net) == [] and net[1] is block

@@ -30,7 +30,7 @@ from nacre.core.state import Tensors, scratch, setting, state
 from nacre.core.stream import Experience
 from nacre.experiment import Config, Experiment
 from nacre.learner import Learner, Listener, Stage
-from nacre.methods import ER, EWC, MIST
+from nacre.methods import CLASSP, ECO, ER, EWC, MIST, SAGE, AdaRem
 from nacre.schedules import schedule
 from tests.end_to_end.small import config, newest, same
 
@@ -395,3 +395,36 @@ def test_what_is_no_answer_to_nan_is_refused():
         config('run.on_nonfinite="ignore"')
     with pytest.raises(BadSetting, match="mark_every is at least 1"):
         Learner(Net(), (Stage(Method(), MadeOptimizer()),), mark_every=0)
+
+
+class Told(Listener):
+    """What a method holds after each step, and what it holds after one that is undone."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+        self.undone: list[int] = []
+
+    def _take(self, learner: Learner) -> None:
+        self.states.append(copy.deepcopy(learner.stages[0].method.state_dict()["members"][0]))
+
+    def stepped(self, learner: Learner, loss: Tensor) -> None:
+        self._take(learner)
+
+    def left_out(self, learner: Learner, event: dict[str, Any]) -> None:
+        self._take(learner)
+        self.undone.append(len(self.states) - 1)
+
+
+@pytest.mark.parametrize(
+    "part", [AdaRem(), CLASSP(), SAGE("weight"), ECO(store="int4")], ids=lambda p: type(p).__name__
+)
+@pytest.mark.parametrize("step", [1, 4])
+def test_what_a_rule_learned_from_a_step_that_is_undone_is_undone_too(part: Method, step: int) -> None:
+    method = compose(copy.deepcopy(part), Bomb("weight", (row_of(step),)))
+    empty = copy.deepcopy(method.members[0].state_dict())
+    made = MadeOptimizer("sgd", 0.05, [], {"momentum": 0.9})
+    told, whole = Told(), Learner(Net(), (Stage(method, made, **ONCE),), seed=3, on_nonfinite="skip")
+    list(whole.learn(stream()[:1], told))
+    assert told.undone == [step - 1]
+    assert equal(told.states[step - 1], told.states[step - 2] if step > 1 else empty)
+    assert isinstance(part, ECO) or not equal(told.states[step], told.states[step - 1])

@@ -7,6 +7,7 @@ from .layers import adapters_in, answering_with, base_fingerprint, merged, put_i
 from .norms import Normed, RowNorm, insert_norms
 from .rescaled import merge_rescaling, put_in_rescaling, rescalable
 from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
+from .sparse import entries_in, layers_called, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
     "Normed",
@@ -18,6 +19,7 @@ __all__ = [
     "effective",
     "entries_in",
     "insert_norms",
+    "layers_called",
     "load_adapters",
     "merge_rescaling",
     "merged",

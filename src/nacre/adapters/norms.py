@@ -69,7 +69,8 @@ def insert_norms(
 
     Each nonlinearity gives its place to a module of the norm and itself, so weights keep their names, but for those that a
     nonlinearity has itself (PReLU). One that has a norm already, by this function or as the module before it in a
-    `Sequential`, is left alone: a second call does nothing. Nonlinearities that are called as functions are not seen.
+    `Sequential`, is left alone: a second call does nothing. A nonlinearity that several places share gets a norm at each.
+    Nonlinearities that are called as functions are not seen.
 
     With `drop_biases` the bias of the layer before the norm goes, where the order is that of a `Sequential`: the answer then
     does not depend on the length of that layer's weight.
@@ -114,11 +115,17 @@ def insert_norms(
 
 
 def _nonlinear(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The nonlinearities below the head by name, of one that has its norm the module around both."""
-    heads, inside = tuple(head_prefixes(model)), []
-    for name, module in model.named_modules():
+    """The nonlinearities below the head by place, of one that has its norm the module around both."""
+    heads, inside, met = tuple(head_prefixes(model)), [], set[tuple[int, str]]()
+    for name, module in model.named_modules(remove_duplicate=False):
         if any(name == h or name.startswith(f"{h}.") for h in (*heads, *inside)):
             continue
+        holder, _, leaf = name.rpartition(".")
+        place = id(model.get_submodule(holder)), leaf
+        if place in met:  # inside a module that is there twice
+            inside.append(name)
+            continue
+        met.add(place)
         if isinstance(module, Normed):
             inside.append(name)
             yield name, module
@@ -127,11 +134,11 @@ def _nonlinear(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _before(model: nn.Module) -> dict[str, nn.Module]:
-    """By the name of each module in a `Sequential`, the layer before it."""
+    """By the name of each place in a `Sequential`, the layer before it."""
     found: dict[str, nn.Module] = {}
     for path, parent in model.named_modules():
         last: nn.Module | None = None
-        for name, child in parent.named_children() if isinstance(parent, nn.Sequential) else ():
+        for name, child in parent._modules.items() if isinstance(parent, nn.Sequential) else ():
             if last is not None:
                 found[f"{path}.{name}".lstrip(".")] = last
             last = last if isinstance(child, _THROUGH) else child
@@ -146,19 +153,21 @@ def _widths(model: nn.Module, due: dict[str, nn.Module], rows: object) -> dict[s
     """How many channels each nonlinearity is given."""
     seen: dict[str, set[int]] = {n: set() for n in due}
 
-    def watch(name: str) -> object:
+    def watch(name: str, place: nn.Module) -> None:
         def hear(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             seen[name].add(given[0].shape[1] if given[0].ndim > 3 else given[0].shape[-1])
 
-        return due[name].register_forward_pre_hook(hear)
+        place.register_forward_pre_hook(hear)
+        _put(model, name, place)
 
-    handles = [watch(n) for n in due]
+    for name, act in due.items():  # one module may be at several places
+        watch(name, nn.Sequential(act))
     try:
         with evaluating(model), torch.no_grad():
             model(**rows) if isinstance(rows, dict) else model(rows)
     finally:
-        for handle in handles:
-            handle.remove()  # pyright: ignore[reportAttributeAccessIssue]
+        for name, act in due.items():
+            _put(model, name, act)
     if unclear := [n for n, widths in seen.items() if len(widths) != 1]:
         raise BadModel(
             f"the nonlinearity {unclear[0]!r} is used at {len(seen[unclear[0]])} widths by these rows, so its norm cannot "

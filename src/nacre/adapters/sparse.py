@@ -6,7 +6,8 @@ classes of layers, hooks and `state_dict()` stay what they were: a model that is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 
 import torch
@@ -18,7 +19,7 @@ from ..core.model import bare
 from ..core.rule import Rule, Site
 from ..core.shards import is_sharded
 from ..core.snapshot import Snapshot
-from ..core.state import Stateful
+from ..core.state import Stateful, Tensors
 from .entries import VALUES, Entries, samples
 from .holding import FOLLOWERS, Holding, goes_straight, holding
 
@@ -35,6 +36,9 @@ def put_in_entries(model: nn.Module, chosen: Mapping[str, Tensor]) -> dict[str, 
 
     The weights follow their values after each step of an optimizer, when the model answers, when its `state_dict()` is read
     and when its mode is set. Who changes values otherwise and then reads a weight calls `write_entries` between.
+
+    Values learn where their layer is called. A model that reads a weight past its layer, as in `F.linear(x, layer.weight)`,
+    gives them no gradient: leave such weights out (`layers_called` tells which layers are called).
 
     Args:
         model: Any module, wrapped or not.
@@ -154,8 +158,31 @@ def unfit(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+@contextmanager
+def layers_called(model: nn.Module) -> Iterator[set[str]]:
+    """The names of the modules that are called inside: a weight of another that has a gradient is read past its own layer.
+
+    >>> net = nn.ModuleDict({"called": nn.Linear(2, 2), "read": nn.Linear(2, 2)})
+    >>> with layers_called(net) as names:
+    ...     _ = net["called"](torch.ones(1, 2)) @ net["read"].weight
+    >>> names
+    {'called'}
+    """
+    names: set[str] = set()
+
+    def hear(name: str) -> Callable[..., None]:
+        return lambda *_: names.add(name)
+
+    handles = [module.register_forward_pre_hook(hear(name)) for name, module in bare(model).named_modules()]
+    try:
+        yield names
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def refuse_unheard(site: Site, me: Rule) -> None:
-    """See that the optimizer holds the chosen values, and that no other part remembers something for their weights.
+    """See that the optimizer holds the chosen values, and that no other part treats their weights as a whole.
 
     Args:
         site: Where a stage steps.
@@ -163,7 +190,7 @@ def refuse_unheard(site: Site, me: Rule) -> None:
 
     Raises:
         BadSetting: it does not hold them, so that they would not be trained.
-        BadUse: another part does, and what it does to the weight would have no effect.
+        BadUse: another part does (`Rule.wants_whole`), and what it does to the weight would have no effect.
     """
     compact = entries_in(site.model)
     if left_out := [n + VALUES for n in compact if n + VALUES not in site.params]:
@@ -174,22 +201,32 @@ def refuse_unheard(site: Site, me: Rule) -> None:
     if compact:
         FOLLOWERS.optimizers.add(site.optimizer)
     for part in leaves(site.rule) if compact else ():
-        names = compact.keys() & {n.removesuffix(VALUES) for n in _remembered(part)} if part is not me else set()
-        if names:
+        named = _named(part)
+        if names := [n for n in sorted(compact) if part is not me and (n in named or _wants_whole(part, n))]:
             raise BadUse(
-                f"{type(part).__name__} remembers something for {min(names)}, of which {type(me).__name__} in compact form "
-                'trains chosen values only, so that it would not be heard: set form = "dense"'
+                f"{type(part).__name__} treats {names[0]} as a whole, of which {type(me).__name__} in compact form trains "
+                'chosen values only, so that it would not be heard: set form = "dense"'
             )
 
 
-def _remembered(part: Stateful) -> Iterator[str]:
-    """The names of what a part keeps; copies of models answer, and act on no weight."""
-    for f in fields(part):
-        value = getattr(part, f.name)
-        if isinstance(value, dict):
-            yield from (n for n in value if isinstance(n, str))
-        elif isinstance(value, Stateful) and not isinstance(value, Snapshot):
-            yield from _remembered(value)
+def _named(part: Rule) -> set[str]:
+    """The weights that the settings of a part name."""
+    held = [getattr(part, f.name) for f in fields(part) if f.init]
+    return {n for value in held if isinstance(value, dict) for n in value}
+
+
+def _wants_whole(part: Rule, name: str) -> bool:
+    """Whether a part must be shown the whole of a weight, as it says or as its fields do."""
+    said = part.wants_whole(name)
+    return (part.overrides("offset") or _keeps_weights(part)) if said is None else said
+
+
+def _keeps_weights(part: Stateful) -> bool:
+    """Whether a part keeps tensors by name; copies of models answer, and act on no weight."""
+    kept = [f for f in fields(part) if f.metadata.get("kind") == "state"]
+    values = [getattr(part, f.name) for f in kept]
+    inside = [v for v in values if isinstance(v, Stateful) and not isinstance(v, Snapshot)]
+    return any(f.type in ("Tensors", Tensors) for f in kept) or any(map(_keeps_weights, inside))
 
 
 def _put_in(layer: nn.Module, leaf: str, mask: Tensor) -> None:

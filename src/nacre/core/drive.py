@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from . import ranks, shards
 from .ahead import ahead
 from .dice import dice, seed_global
-from .elsewhere import elsewhere, refuse_parts, slopes_of
+from .elsewhere import elsewhere, refuse_parts, refuse_recomputed, slopes_of
 from .errors import BadSetting, RanksDiffer
 from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
@@ -123,11 +123,13 @@ class Drive:
         self.world = ranks.world()
         self.heard = {h for h in Method.TASK_HOOKS if self.method.overrides(h)}
         self.pending: list[tuple[Batch, Outputs]] = []  # micro-batches since the last step
+        self.passes = self.outside = 0  # calls of the step's closure, and micro-batches before the first of them
         self.pieces = 0  # how many of them, heard or not
         self.shared = 0.0  # which part of this rank's rows of the step they held
         self.nothing = torch.zeros((), device=self.device)
         self.lost = self.nothing  # the loss of the step so far; of all ranks after its last backward pass
         self.reducer: Reducer | None = None
+        self.lent = False  # whether a micro-batch of this stage was passed away from the weights
         self.modes: list[tuple[nn.Module, bool]] = []
         self.found: list[tuple[nn.Module, bool]] = []  # modes before the stage
         self.verify_rest = verify_rest
@@ -299,6 +301,11 @@ class Drive:
         for module, training in self.modes:  # loops of others call model.train() before every step
             if module.training is not training:
                 module.training = training
+        if self.site.passes != self.passes:  # a closure is called: of its passes the last one is heard
+            if not self.passes:
+                self.outside = len(self.pending)
+            del self.pending[self.outside :]
+            self.passes = self.site.passes
         if self.shared > WHOLE:  # a closure's next pass, or pieces that do not say their share
             self.shared, self.lost = 0.0, self.nothing
         if self.world > 1 or share != 1.0 or batch.cut is not None:
@@ -358,19 +365,22 @@ class Drive:
             return loss, out
 
         far: Tensors = {}
+        wrapped = self.called is not self.model
+        looking = "offset" in self.heard and not self.lent and not wrapped
+        run = (lambda: refuse_recomputed(self.model, passed)) if looking else passed
         if "offset" in self.heard and not spare:
             params = self.site.params
-            far = self.method.offset(batch, self.site, lambda: slopes_of(self.model, params, lambda: passed()[0]))
-        wrapped = self.called is not self.model
-        loss, out = elsewhere(self.model, self.site.params, far, passed, wrapped) if far else passed()
+            far = self.method.offset(batch, self.site, lambda: slopes_of(self.model, params, lambda: run()[0]))
+        loss, out = elsewhere(self.model, self.site.params, far, run, wrapped) if far else passed()
+        self.lent = self.lent or bool(far)
         if "after_step" in self.heard and not spare:
             self.pending.append((batch, out.detach()))
         return loss
 
     def stepped(self) -> None:
         """Call after `optimizer.step()`. A step that did not take effect is forgotten, also one that a GradScaler left out."""
-        pending, self.pending, self.pieces, self.shared = self.pending, [], 0, 0.0
-        self.lost = self.nothing
+        pending = self.pending
+        self._forget()
         self.site.took_effect = self.site.step > self.counted
         self.counted = self.site.step
         if self.site.took_effect and "after_step" in self.heard:
@@ -382,11 +392,15 @@ class Drive:
 
         It is counted all the same, so that what is drawn at later steps does not depend on which were left out.
         """
-        self.pending, self.pieces, self.shared = [], 0, 0.0
-        self.lost = self.nothing
+        self._forget()
         self.site.step = self.counted = step
         if self.reducer is not None:
             self.reducer.follow(self.model)  # the running statistics may be those of before
+
+    def _forget(self) -> None:
+        """Forget the micro-batches of the step that is over."""
+        self.pending, self.pieces, self.shared, self.lost = [], 0, 0.0, self.nothing
+        self.passes = self.site.passes = 0
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -6,14 +6,19 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .errors import BadSetting
 from .shards import gradients
 from .state import Tensors
 
 T = TypeVar("T")
+SWITCHES = ("is_gradient_checkpointing", "gradient_checkpointing", "grad_checkpointing")
+"""What modules of transformers and timm call that they compute activations again."""
 
 
 class _Run(nn.Module):
@@ -51,7 +56,7 @@ def elsewhere(
     """What `run` gives with the model's weights `far` away; the gradient reaches the weights themselves.
 
     The sums are tensors of their own, lent to the model while `run` lasts. A model that computes activations again in the
-    backward pass (gradient checkpointing) would do so with its own weights: leave that out.
+    backward pass (gradient checkpointing) would do so with its own weights: see `refuse_recomputed`.
 
     Args:
         model: The bare model.
@@ -77,6 +82,55 @@ def elsewhere(
     ):  # torch.compile looks for a gradient on what is lent, and warns itself that there is none
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor")
         return lending(model, lent, run)
+
+
+def refuse_recomputed(model: nn.Module, run: Callable[[], tuple[Tensor, T]]) -> tuple[Tensor, T]:
+    """What `run` gives, a loss and more, where the backward pass computes none of it again (gradient checkpointing).
+
+    Models that say that they do are known, and so is `torch.utils.checkpoint` around modules, of both kinds.
+
+    Raises:
+        BadSetting: it does: it would compute with the model's own weights, and gradients would be wrong.
+    """
+    found = [
+        f"{type(m).__name__}.{name}" for m in model.modules() for name in SWITCHES if getattr(m, name, False) is True
+    ]
+
+    inside: Any = torch._C
+    top = inside._autograd._top_saved_tensors_default_hooks
+
+    def look(module: nn.Module, args: Any) -> None:
+        packs = top(True)
+        if packs is not None and packs[0].__module__ == torch.utils.checkpoint.__name__:
+            found.append(f"torch.utils.checkpoint around {type(module).__name__}")
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        loss, more = run()
+    finally:
+        handle.remove()
+    if not found and _again(loss):
+        found = ["torch.utils.checkpoint"]
+    if found:
+        raise BadSetting(
+            f"gradients are taken away from the weights, and the backward pass of the model computes activations again, "
+            f"at the weights ({found[0]}): switch gradient checkpointing off, such as by gradient_checkpointing_disable()"
+        )
+    return loss, more
+
+
+def _again(loss: Tensor) -> bool:
+    """Whether the graph of a loss holds a checkpoint of the reentrant kind."""
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
+    return False
 
 
 def slopes_of(model: nn.Module, params: Mapping[str, nn.Parameter], loss: Callable[[], Tensor]) -> Tensors:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from . import ranks, shards
 from .errors import NonFinite
-from .method import parts_of
+from .method import leaves, parts_of
 from .rows import Batch
 from .rule import Site
+from .state import Stateful
 
 logger = logging.getLogger(__name__)
 OnNonFinite = Literal["stop", "skip", "rollback"]
@@ -149,10 +150,11 @@ class Guard:
 
 
 class Undo:
-    """What a step changes, as it was before: weights, buffers that a forward pass moves, the optimizer's state."""
+    """What a step changes, as it was before: weights, buffers that a forward pass moves, what optimizer and rules learn."""
 
     def __init__(self, site: Site):
         self.optimizer, self.modules = site.optimizer, (site.model, parts_of(site.rule))
+        self.learned = [Learned(part) for part in leaves(site.rule) if part.overrides("shape_weights")]
         self.kept: dict[Any, Tensor] = {}
         self.plain: dict[Tensor, dict[str, Any]] = {}
         self.groups: list[dict[str, Any]] = []
@@ -167,6 +169,8 @@ class Undo:
         state: dict[Tensor, dict[str, Any]] = self.optimizer.state
         self.plain = {p: _own({k: v for k, v in own.items() if not isinstance(v, Tensor)}) for p, own in state.items()}
         self.groups = [_own({k: v for k, v in g.items() if k != "params"}) for g in self.optimizer.param_groups]
+        for learned in self.learned:
+            learned.keep()
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -182,6 +186,8 @@ class Undo:
             group.update(_own(before))
         live = dict(self._tensors())
         torch._foreach_copy_(list(live.values()), [self.kept[key] for key in live])
+        for learned in self.learned:
+            learned.undo()
 
     def _tensors(self) -> Iterator[tuple[Any, Tensor]]:
         for i, group in enumerate(self.optimizer.param_groups):
@@ -190,6 +196,62 @@ class Undo:
             yield from module.named_buffers(str(i))
         for p, own in self.optimizer.state.items():
             yield from (((p, k), shards.local(v)) for k, v in own.items() if isinstance(v, Tensor))
+
+
+class Learned:
+    """The `state()` fields of one part as they were before a step, which `shape_weights` may change.
+
+    Tensors that nobody has written to since they were kept are not copied again. Parts inside (memories) learn when the step
+    has taken effect, and stay as they are.
+    """
+
+    def __init__(self, part: Stateful):
+        self.part = part
+        names = [f.name for f in fields(part) if f.metadata.get("kind") == "state"]
+        self.names = [n for n in names if not isinstance(getattr(part, n), Stateful)]
+        self.held: dict[str, tuple[Any, Any]] = {}  # what each field holds, and a copy of it but for the tensors
+        self.copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # each tensor, its version and its values, by its id
+
+    def keep(self) -> None:
+        """Remember everything as it is."""
+        self.held = {n: (value, _branches(value)) for n in self.names for value in [getattr(self.part, n)]}
+        before, self.copies = self.copies, {}
+        for t in _leaves([tree for _, tree in self.held.values()]):
+            _, version, was = before.get(id(t), (t, -1, None))
+            if was is None or was.shape != t.shape or was.dtype != t.dtype:
+                was = t.detach().clone()
+            elif version != t._version:
+                was.copy_(t)
+            self.copies[id(t)] = (t, t._version, was)
+
+    def undo(self) -> None:
+        """Make everything what it was."""
+        for n, (value, tree) in self.held.items():
+            if isinstance(value, dict):
+                value.clear()
+                value.update(_branches(tree))
+                tree = value
+            setattr(self.part, n, tree)
+        for key, (t, version, was) in self.copies.items():
+            if t._version != version:
+                t.copy_(was)
+                self.copies[key] = (t, t._version, was)
+
+
+def _branches(tree: Any) -> Any:
+    """A copy of lists and dicts around the same tensors."""
+    if isinstance(tree, dict):
+        return {k: _branches(v) for k, v in tree.items()}
+    return [_branches(v) for v in tree] if isinstance(tree, list) else tree
+
+
+def _leaves(tree: Any) -> Iterator[Tensor]:
+    """The tensors in lists and dicts."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (dict, list)):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(value)
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from .errors import BadSetting, BadStep, BadUse
 from .kept import Kept
-from .model import bare
+from .model import bare, head_prefixes
 from .shards import explained, local, norm
 from .state import Stateful, Tensors
 from .stream import Task
@@ -44,6 +44,7 @@ class Site:
         step: How many steps of this stage took effect, or were left out by the learner.
         took_effect: Whether the latest step did (a GradScaler skips steps).
         task: What is being learned, as methods are given it; None where a rule is attached to a loop of somebody's own.
+        passes: How often the present step has called its closure; 0 where it has none.
     """
 
     model: nn.Module
@@ -53,8 +54,16 @@ class Site:
     step: int = 0
     took_effect: bool = True
     task: Task | None = None
+    passes: int = 0
     looked: Any = None
     group_of: dict[int, dict[str, Any]] = field(default_factory=dict)
+    heads: tuple[str, ...] | None = None
+
+    def in_body(self, name: str) -> bool:
+        """Whether a parameter belongs neither to a head of the model nor to a method's parts."""
+        if self.heads is None:
+            self.heads = tuple(f"{p}." for p in head_prefixes(self.model))
+        return not name.startswith(("parts.", *self.heads))
 
     def lr(self, name: str) -> float:
         """The learning rate that the optimizer uses for a parameter now."""
@@ -88,6 +97,8 @@ class Rule(Stateful):
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:  # pipe
         """Change the weights after the step.
 
+        What is learned here belongs in own `state()` fields: where a step is undone (`on_nonfinite = "skip"`), they are too.
+
         Args:
             new: The live weights; changing them in place is allowed.
             old: The values before the step, of the tensors that `needs_old` asked for; read only.
@@ -113,6 +124,14 @@ class Rule(Stateful):
     def still(self, site: Site) -> Tensors:  # union
         """Entries that rest at every step of this stage; modules that wholly do stay in eval."""
         return self.resting(site)
+
+    def wants_whole(self, name: str) -> bool | None:  # any
+        """Whether it must be shown the whole of this weight: it goes by its shape, or remembers it from stage to stage.
+
+        Beside a part that holds chosen entries of weights only, it would not be heard and is refused. None = it does if it is a
+        method that offsets weights, or keeps tensors by name in a `state()` field.
+        """
+        return None
 
     def overrides(self, hook: str) -> bool:
         """Whether this part speaks a hook, that is, defines it anew."""
@@ -205,25 +224,26 @@ class _Shaper:
             raise BadStep(
                 "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        self.site.took_effect = not bool(getattr(optimizer, "found_inf", None))
+        self.site.took_effect, self.site.passes = not bool(getattr(optimizer, "found_inf", None)), 0
         if not self.site.took_effect:
             return None
         if self.rests or self.weights_shaped:
             with torch.no_grad():
                 self._keep_old()
-        if not self.grads_shaped:
-            return None
         closure: Callable[[], Any] | None = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
-            with torch.no_grad():
-                self._shape_grads()
+            if self.grads_shaped:
+                with torch.no_grad():
+                    self._shape_grads()
             return None
 
         def shaped() -> Any:  # LBFGS and others run the backward pass inside step()
+            self.site.passes += 1
             with torch.enable_grad():
                 loss = closure()
-            with torch.no_grad():
-                self._shape_grads()
+            if self.grads_shaped:
+                with torch.no_grad():
+                    self._shape_grads()
             return loss
 
         return args[:1], {**kwargs, "closure": shaped}
@@ -270,7 +290,7 @@ class _Shaper:
             names += [n for n in params if n not in asked and self.rule.needs_old(n)]
         for n in names:
             kept = self.kept.get(n)
-            if kept is None or not kept.fits():
+            if kept is None or kept.param is not params[n] or not kept.fits():  # another one: the head grew
                 kept = self.kept[n] = Kept(params[n])
             if n in asked:
                 kept.rest(asked[n])

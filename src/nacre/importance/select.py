@@ -23,6 +23,9 @@ def top_share(scores: Tensor, share: float, least: int = 1) -> Tensor:
     Exactly max(least, round(share * entries)) are chosen; of equal scores the earlier entries are, on every device. Works
     for tensors of any size.
 
+    Raises:
+        NonFinite: a score is NaN, which has no rank.
+
     >>> top_share(torch.tensor([0.1, 0.9, 0.9, 0.3]), 0.25)
     tensor([False,  True, False, False])
     """
@@ -30,7 +33,10 @@ def top_share(scores: Tensor, share: float, least: int = 1) -> Tensor:
     chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     if count:
         flat = scores.flatten()
-        edge = flat.topk(count).values[-1]
+        highest = flat.topk(count).values
+        if bool(highest[0].isnan()):  # NaN comes before all others
+            raise NonFinite("a score is NaN, which has no rank: look at the loss that the scores were taken of")
+        edge = highest[-1]
         chosen = flat > edge
         ties = (flat == edge).nonzero().flatten()[: count - int(chosen.sum())]
         chosen[ties] = True

@@ -13,7 +13,8 @@ from ..core.method import Method
 from ..core.paper import Fidelity, Paper
 from ..core.rule import Site
 from ..core.state import Tensors, scratch, setting, state
-from ..rules import agreement, follow, kept_for, room_for, scale_moves
+from ..rules import agreement
+from ..rules.moves import follow, kept_for, room_for, scale_moves
 
 
 @dataclass
@@ -66,4 +67,7 @@ class AdaRem(Method):
         return new
 
     def needs_old(self, name: str) -> bool:
+        return self.strength > 0
+
+    def wants_whole(self, name: str) -> bool:
         return self.strength > 0

@@ -15,7 +15,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rule import Site
 from ..core.shards import local, whole
 from ..core.state import Tensors, scratch, setting, state
-from ..rules import kept_for, parts, room_for
+from ..rules.moves import kept_for, parts, room_for
 
 
 @dataclass

@@ -26,17 +26,21 @@ class EMA(Method):
     buffers, such as running statistics, are averaged with the weights. With `use = "answer"` one average goes on over all
     tasks; with `"replace"` each stage has its own, and the next stage starts from it.
 
-    Paper: Acceleration of Stochastic Approximation by Averaging (SIAM J. Control Optim. 30, 1992), with exponential weights
-    as in Mean teachers are better role models (arXiv 1703.01780).
+    Paper: Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning
+    results (arXiv 1703.01780). Only the average of its teacher is taken, not its consistency loss. Averages with equal weights
+    are older: Acceleration of Stochastic Approximation by Averaging (SIAM J. Control Optim. 30, 1992).
 
     >>> EMA(decay=0.99, use="replace").every
     1
     """
 
     paper: ClassVar[Paper | None] = Paper(
-        "Acceleration of Stochastic Approximation by Averaging", 1992, venue="SIAM J. Control Optim. 30(4)"
+        "Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning "
+        "results",
+        2017,
+        "1703.01780",
     )
-    fidelity: ClassVar[Fidelity] = "faithful"
+    fidelity: ClassVar[Fidelity] = "inspired"
     off: ClassVar[dict[str, Any]] = {"decay": 0.0, "every": 1}
 
     decay: float = setting(0.999, "how much of the average stays at each step", low=0.0, high=1.0)

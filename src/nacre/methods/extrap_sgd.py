@@ -39,6 +39,11 @@ class ExtrapSGD(Method):
 
     Paper: Extrapolation for Large-batch Training in Deep Learning (arXiv 2006.05720).
 
+    Raises:
+        BadSetting: at the first step that looks ahead, if the backward pass computes activations again (gradient
+            checkpointing): it would do so at w, and gradients would be wrong. A checkpoint inside a module's own forward pass
+            that calls no module is not seen: leave it out.
+
     >>> ExtrapSGD(form="noise", reach=2.0).reach
     2.0
     """
@@ -65,6 +70,9 @@ class ExtrapSGD(Method):
     def overrides(self, hook: str) -> bool:
         remembers = hook in ("shape_grads", "after_step", "end_stage")
         return super().overrides(hook) and (self.form == "stale" or not remembers)
+
+    def wants_whole(self, name: str) -> bool:
+        return self.reach > 0
 
     def offset(self, batch: Batch, site: Site, slopes: Callable[[], Tensors]) -> Tensors:
         if not self.reach or (self.form == "stale" and not self.last):

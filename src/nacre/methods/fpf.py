@@ -81,6 +81,9 @@ class FPF(Method):
         needed = {"begin_stage": self.memory.hears_tasks, "end_stage": not self.every}
         return super().overrides(hook) and needed.get(hook, True)
 
+    def wants_whole(self, name: str) -> bool:
+        return False  # what rests is asked for anew at each step
+
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self.memory.begin(task)
 

@@ -24,8 +24,10 @@ from ..heads import warm_rows
 from ..importance import fisher, mean_slope, named, weights_of
 from ..losses import fold
 from ..memory import AnyMemory, Reservoir
-from ..rules import Level, along, far_from, go_back, group_sums, lowest, parabola, part_way
+from ..rules import Level
 from ..rules.gates import step_gates
+from ..rules.levels import group_sums
+from ..rules.retention import along, far_from, go_back, lowest, parabola, part_way
 
 NEAR = 1 / 16  # how far back along the way the slope is taken once more, for the curvature between
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way, where `line` looks

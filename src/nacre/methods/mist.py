@@ -1,4 +1,7 @@
-"""MIST: sparse tuning of a pre-trained model before a closed-form head reads it."""
+"""MIST: sparse tuning of a pre-trained model before a closed-form head reads it.
+
+It is over 300 lines because its two forms stand beside each other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapters import put_in_entries, take_out_entries, unfit
+from ..adapters import layers_called, put_in_entries, take_out_entries, unfit
 from ..adapters.sparse import VALUES, refuse_unheard
 from ..core.dice import dice, keep
 from ..core.errors import BadSetting
@@ -26,6 +29,7 @@ from ..importance import squared_gradients, top_share
 from ..losses import supervised_info_nce
 
 logger = logging.getLogger(__name__)
+FREE = "bias|norm|^head"  # and the heads of the model
 
 
 @dataclass
@@ -42,7 +46,7 @@ class MIST(Method):
     With `form = "dense"` the optimizer holds every weight, and what rests is put back after each step. With `"compact"` it
     holds the chosen entries alone, as `<weight>_values` (`nacre.adapters.put_in_entries`): its state is as small, and a step
     is cheaper. The same entries move, to the same values but for rounding. A weight that cannot be held so stays dense, which
-    is said once; a part that remembers something for each weight, such as EWC, is refused beside the compact form.
+    is said once; parts that must be shown the whole of it, such as EWC and SAGE, are refused beside the compact form.
 
     Differences from the published code: it masks *gradients*, so momentum and weight decay move entries that were to rest;
     here what rests is put back after the step, bit for bit, under any optimizer. `where = "grads"` is the published form, for
@@ -77,7 +81,7 @@ class MIST(Method):
         0.0005, "share of each tensor, its top scores, that rests for ever after a task", low=0.0, high=1.0
     )
     rescale: bool = setting(False, "divide moves by 1 - drop, so that their mean is that of no drop")
-    free: str = setting(r"bias|norm|^head", "tensors whose names it finds may always move, and so may norm layers")
+    free: str | None = setting(None, "names of what may always move, as norms may; biases, norms and heads by default")
     form: Literal["dense", "compact"] = setting(
         "dense", "whether the optimizer holds all weights or the chosen entries"
     )
@@ -102,6 +106,7 @@ class MIST(Method):
     chosen: Tensors = state()  # bool: may move on this task
     spared: Tensors = state()  # bool: rests for ever
     soon: Tensors = state()  # bool: will rest for ever after this task
+    past: list[str] = state(list)  # weights that the model reads past their layers, on this task
     uses: Tensors = state()  # int16: how many earlier tasks selected the entry
     places: dict[str, Tensor] = scratch(dict)  # positions of what may move, in each flat tensor
     resters: Tensors = scratch(dict)  # what rests throughout this stage
@@ -140,7 +145,7 @@ class MIST(Method):
                     p.uniform_(-bound, bound, generator=dice(self.seed, "projection", i))
             self.parts["projection"] = projection.to(device_of(model))
         if self.form == "compact":
-            dense = unfit(model, self.chosen) if self.inside else self.chosen
+            dense = self._unfit(model) if self.inside else self.chosen
             put_in_entries(model, {n: m for n, m in self.chosen.items() if n not in dense and not bool(m.all())})
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
@@ -162,7 +167,7 @@ class MIST(Method):
             self.soon[name] = never | top_share(score, self.protect) if self.protect else never
         for name, p in self._with_role(model, "rest").items():
             self.chosen[name] = torch.zeros(p.shape, dtype=torch.bool, device=p.device)
-        if self.form == "compact" and not self.uses and (dense := unfit(model, self.chosen)):
+        if self.form == "compact" and not self.uses and (dense := self._unfit(model)):
             logger.warning(
                 "MIST tunes %d weights in dense form, such as %s: %s", len(dense), *next(iter(dense.items()))
             )
@@ -264,10 +269,8 @@ class MIST(Method):
         """Mean over batches of the squared gradient of the stage's own loss, for what is not free."""
         params = self._with_role(model, "chosen")
         if not params:
-            raise BadSetting(
-                f"MIST has nothing to choose from: every trainable tensor is a norm or matches free = {self.free!r}; free "
-                "fewer tensors, or unfreeze the backbone"
-            )
+            why = f"every trainable tensor is a norm or matches free = {self.free!r}"
+            raise BadSetting(f"MIST has nothing to choose from: {why}; free fewer tensors, or unfreeze the backbone")
         order = torch.randperm(task.rows, generator=dice(self.seed, task.index, "scores"))[: self.rows]
         with evaluating(model):
             drops = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0]
@@ -284,7 +287,15 @@ class MIST(Method):
                     )
                 return task.objective(seen)
 
-            return squared_gradients(loss, params, order, self.batch)
+            with layers_called(model) as names:
+                scores = squared_gradients(loss, params, order, self.batch)
+        self.past = [n for n, score in scores.items() if n.rpartition(".")[0] not in names and bool(score.any())]
+        return scores
+
+    def _unfit(self, model: nn.Module) -> dict[str, str]:
+        """Of the weights that are chosen from, those that cannot be held in compact form, with the reason."""
+        past = dict.fromkeys(self.past, "the model reads it past its own layer")
+        return unfit(model, self.chosen) | {n: why for n, why in past.items() if n in self.chosen}
 
     def _with_role(self, model: nn.Module, role: str) -> dict[str, nn.Parameter]:
         """The weights that train and are free, chosen from, or rest."""
@@ -295,6 +306,7 @@ class MIST(Method):
             norm = name.rpartition(".")[0] in norms
             if self.vectors != "free" and (norm or name.endswith("bias")) and not name.startswith(heads):
                 return self.vectors
-            return "free" if norm or re.search(self.free, name) else "chosen"
+            free = norm or (self.free is None and name.startswith(heads))
+            return "free" if free or re.search(FREE if self.free is None else self.free, name) else "chosen"
 
         return {n: p for n, p in model.named_parameters() if p.requires_grad and role_of(n) == role}

@@ -13,7 +13,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rule import Site
 from ..core.shards import local
 from ..core.state import Tensors, scratch, setting
-from ..rules import chosen, differences, finds, parts, room_for
+from ..rules.moves import chosen, differences, finds, parts, room_for
 
 
 @dataclass

@@ -14,7 +14,7 @@ from ..core.paper import Fidelity, Paper
 from ..core.rule import Site
 from ..core.shards import local, shaped_like
 from ..core.state import Tensors, scratch, setting, state
-from ..rules import chosen, finds, follow, parts, room_for, scale_moves
+from ..rules.moves import chosen, finds, follow, parts, room_for, scale_moves
 
 MATRICES = "attn|attention|mlp|ffn|feed_forward|intermediate|output[.]dense|linear[12]|fc[12]"
 
@@ -84,6 +84,9 @@ class SAGE(Method):
         return new
 
     def needs_old(self, name: str) -> bool:
+        return self.match is not None and finds(self.match, name)
+
+    def wants_whole(self, name: str) -> bool:
         return self.match is not None and finds(self.match, name)
 
     def _factors(self, grads: Tensors, old: Tensors) -> list[Tensor]:

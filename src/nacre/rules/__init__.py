@@ -1,16 +1,17 @@
-"""How far weights move: rules around `optimizer.step()`, what they are made of, and averages of weights."""
+"""How far weights move: rules around `optimizer.step()`, averages of weights, and how far directions agree.
+
+What rules and methods are made of inside lies in `moves`, `levels`, `gates` and `retention`.
+"""
 
 from .align import agreement, gate
 from .anchor import Anchor
 from .average import Average
 from .drop import Drop
 from .keep_norm import KeepNorm
-from .levels import Level, group_sums
-from .moves import chosen, differences, finds, follow, kept_for, parts, room_for, scale_moves
+from .levels import Level
 from .project import Project, project_out
 from .quantise import Quantise, quantised
 from .rest import Rest
-from .retention import along, far_from, go_back, lowest, parabola, part_way
 from .scale import Scale
 from .trust_radius import TrustRadius
 
@@ -26,22 +27,7 @@ __all__ = [
     "Scale",
     "TrustRadius",
     "agreement",
-    "along",
-    "chosen",
-    "differences",
-    "far_from",
-    "finds",
-    "follow",
     "gate",
-    "go_back",
-    "group_sums",
-    "kept_for",
-    "lowest",
-    "parabola",
-    "part_way",
-    "parts",
     "project_out",
     "quantised",
-    "room_for",
-    "scale_moves",
 ]

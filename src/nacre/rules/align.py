@@ -67,18 +67,24 @@ def agreement(
     return [p / (n + damping) for p, n in zip(products, lengths, strict=True)]
 
 
-def gate(reference: Sequence[Tensor], direction: Sequence[Tensor], per: Per = "tensor") -> list[Tensor]:
+def gate(
+    reference: Sequence[Tensor], direction: Sequence[Tensor], per: Per = "tensor", *, silent: float = 0.0
+) -> list[Tensor]:
     """The share of a step that an old task would take too: clip(<r, g> / |g|^2, 0, 1).
 
     Of a quadratic whose gradient is r it is the best length of a step along -g: a conflict (<r, g> < 0) closes the gate. A unit
-    whose reference is 0 says nothing, as at the first step after a task that has converged: there the gate is open.
+    with |r|^2 <= silent |g|^2 says nothing, as at the first step after a task that has converged: there the gate is open.
 
     >>> gate([torch.tensor([1.0, 1.0])], [torch.tensor([2.0, 0.0])])
     [tensor(0.5000)]
     """
     shares = agreement(reference, direction, per, "share")
-    known = list(reference) if per == "entry" else _sums(reference, reference, per)
-    return [torch.where(local(k) == 0, 1.0, s.clamp(0, 1)) for k, s in zip(known, shares, strict=True)]
+    if per == "entry":
+        lengths = [[local(t).abs() for t in side] for side in (reference, direction)]
+        silent = silent**0.5
+    else:
+        lengths = [_sums(side, side, per) for side in (reference, direction)]
+    return [torch.where(r <= silent * g, 1.0, s.clamp(0, 1)) for r, g, s in zip(*lengths, shares, strict=True)]
 
 
 def _by_entry(

@@ -13,7 +13,7 @@ from ..core.rule import Rule, Site
 from ..core.shards import is_sharded, whole
 from ..core.state import Tensors, grown, scratch, setting, state
 from ..losses import add_slopes, pull
-from .moves import BODY, chosen, finds, some, wide
+from .moves import chosen, may_find, some, wide
 from .start import Start
 
 
@@ -58,7 +58,7 @@ class Anchor(Rule):
     form: Literal["loss", "decoupled", "implicit"] = setting(
         "implicit", "as a gradient before the optimizer, as a decay after it, or as an exact proximal move"
     )
-    match: str = setting(BODY, "tensors whose names this expression finds; all but heads by default")
+    match: str | None = setting(None, "tensors whose names this expression finds; all but heads by default")
     reference: Tensors | None = setting(None, "what weights are pulled toward; the start of the stage by default")
     importance: Tensors | None = setting(None, "how hard each entry is pulled, times strength; 1 by default")
     start: Start = state(Start)
@@ -101,7 +101,10 @@ class Anchor(Rule):
         return new
 
     def needs_old(self, name: str) -> bool:
-        return self.form == "decoupled" and self.strength > 0 and finds(self.match, name)
+        return self.form == "decoupled" and self.strength > 0 and may_find(self.match, name)
+
+    def wants_whole(self, name: str) -> bool:
+        return False  # what it keeps begins anew with each stage
 
     def _room(self, k: int) -> Tensors:
         while len(self.room) <= k:
@@ -129,7 +132,8 @@ class Anchor(Rule):
         known = {n for n, _ in site.model.named_parameters()} | site.params.keys()
         if strange := sorted(tensors.keys() - known):
             raise BadSetting(f"Anchor.{what} names {strange[0]!r}, which the model does not have: it has {some(site)}")
-        held = {n: site.params[n] for n in tensors if n in site.params and finds(self.match, n)}
+        names = chosen(site, self.match, f"Anchor(match={self.match!r})")
+        held = {n: site.params[n] for n in names if n in tensors}
         for n, p in held.items():
             t = tensors[n]
             if t.ndim and (t.shape[1:] != p.shape[1:] or len(t) > len(p)):

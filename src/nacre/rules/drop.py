@@ -12,7 +12,7 @@ from ..core.dice import keep
 from ..core.errors import BadSetting
 from ..core.rule import Rule, Site
 from ..core.state import Tensors, setting
-from .moves import BODY, chosen, finds, scale_moves
+from .moves import chosen, may_find, scale_moves
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Drop(Rule):
     off: ClassVar[dict[str, Any]] = {"share": 0.0}
 
     share: float = setting(0.5, "share of the entries of each tensor that rests at a step", low=0.0, high=1.0)
-    match: str = setting(BODY, "tensors whose names this expression finds; all but heads by default")
+    match: str | None = setting(None, "tensors whose names this expression finds; all but heads by default")
     rescale: bool = setting(False, "divide the moves of what does not rest by 1 - share")
     seed: int = setting(0, "seeds the draws")
 
@@ -74,7 +74,7 @@ class Drop(Rule):
         return new
 
     def needs_old(self, name: str) -> bool:
-        return self.rescale and self.share > 0 and finds(self.match, name)
+        return self.rescale and self.share > 0 and may_find(self.match, name)
 
     def _names(self, site: Site) -> list[str]:
         return chosen(site, self.match, f"Drop(match={self.match!r})")

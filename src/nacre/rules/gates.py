@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..core.state import Tensors
-from .levels import Level, group_sums
+from .align import Per, gate
+from .levels import Level
+
+UNITS: dict[Level, Per] = {"entry": "entry", "channel": "row", "tensor": "tensor", "layer": "list", "global": "list"}
+SILENT = 1e-12  # a reference of at most this share of the squared length says nothing
 
 
 def step_gates(reference: Tensors, grads: Tensors, level: Level, tasks: int) -> Tensors:
@@ -14,12 +16,12 @@ def step_gates(reference: Tensors, grads: Tensors, level: Level, tasks: int) -> 
     1 where there is no reference, or none to speak of. The old share is clipped before the average, so a conflict leaves the
     new task its own share, 1 / (tasks + 1); clipped after it, as is best in the linear theory, a strong one would leave none.
     """
-    names = [n for n in grads if n in reference]
-    product = group_sums({n: reference[n] * grads[n] for n in names}, level)
-    mine, theirs = (group_sums({n: t[n].square() for n in names}, level) for t in (grads, reference))
-    found: Tensors = {}
-    for n in names:
-        beta = (product[n] / mine[n].clamp_min(1e-30)).clamp(0, 1)
-        silent = theirs[n] <= 1e-12 * mine[n]
-        found[n] = torch.where(silent, 1.0, (tasks * beta + 1) / (tasks + 1))
-    return found | {n: g.new_ones(()) for n, g in grads.items() if n not in reference}
+    groups: dict[str, list[str]] = {}  # tensors of one unit
+    for n in grads:
+        if n in reference:
+            groups.setdefault(n.rpartition(".")[0] if level == "layer" else "", []).append(n)
+    found = {n: g.new_ones(()) for n, g in grads.items() if n not in reference}
+    for names in groups.values():
+        betas = gate([reference[n] for n in names], [grads[n] for n in names], UNITS[level], silent=SILENT)
+        found |= {n: (tasks * beta + 1) / (tasks + 1) for n, beta in zip(names, betas, strict=True)}
+    return found

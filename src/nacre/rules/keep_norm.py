@@ -66,6 +66,9 @@ class KeepNorm(Rule):
     def needs_old(self, name: str) -> bool:
         return False  # the norms were taken before the first step
 
+    def wants_whole(self, name: str) -> bool:
+        return self.every > 0 and not (self.leave and re.search(self.leave, name))
+
     def _scale(self, weights: list[Tensor], groups: list[list[str]]) -> None:
         far = _norms(weights)
         if self.place is None or len(self.place) != len(far) or self.place.device != far.device:

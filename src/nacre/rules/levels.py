@@ -20,10 +20,6 @@ def group_sums(terms: Tensors, level: Level) -> Tensors:
 
     A channel is a row of a tensor (of one with one dimension: an entry); a layer is all tensors of one module, told by the
     name before the last dot. Sums are taken in fp32 or better.
-
-    >>> terms = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}
-    >>> {level: group_sums(terms, level)["fc.weight"].flatten().tolist() for level in ("channel", "tensor", "layer")}
-    {'channel': [3.0, 3.0], 'tensor': [6.0], 'layer': [8.0]}
     """
     if not terms:
         return {}

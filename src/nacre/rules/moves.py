@@ -14,9 +14,6 @@ from ..core.rule import Site
 from ..core.shards import is_sharded, local, whole
 from ..core.state import Tensors, grown
 
-BODY = "^(?!(parts|heads?|fc|classifier)[.])"
-"""Finds everything but heads and the trained parts of methods."""
-
 
 @lru_cache(maxsize=1 << 16)
 def finds(match: str, name: str) -> bool:
@@ -31,16 +28,21 @@ def finds(match: str, name: str) -> bool:
         raise BadSetting(f"{match!r} is no regular expression: {error}; a name or a part of it is one") from error
 
 
-def chosen(site: Site, match: str, who: str) -> list[str]:
-    """The parameters that the optimizer holds and whose names an expression finds.
+def chosen(site: Site, match: str | None, who: str) -> list[str]:
+    """The parameters that the optimizer holds and whose names an expression finds; of None, all but heads and methods' parts.
 
     Raises:
         BadSetting: it finds none.
     """
-    names = [n for n in site.params if finds(match, n)]
+    names = [n for n in site.params if (site.in_body(n) if match is None else finds(match, n))]
     if not names:
         raise BadSetting(f"{who} finds no parameter: name one that the optimizer holds, {some(site)}")
     return names
+
+
+def may_find(match: str | None, name: str) -> bool:
+    """Whether `chosen` may find a name; of None, heads are told by the model only."""
+    return not name.startswith("parts.") if match is None else finds(match, name)
 
 
 def some(site: Site) -> str:
@@ -56,11 +58,6 @@ def scale_moves(new: Sequence[Tensor], old: Sequence[Tensor], factors: Sequence[
         new: Weights after a step.
         old: Weights before it, or others that the way is measured from; read only.
         factors: For each a number, or a tensor that broadcasts over it.
-
-    >>> w = torch.tensor([1.0, 2.0])
-    >>> scale_moves([w], [torch.zeros(2)], [torch.tensor([0.5, 1.0])])
-    >>> w
-    tensor([0.5000, 2.0000])
     """
     for w, was, f in zip(map(local, new), map(local, old), factors, strict=True):
         kind = torch.promote_types(w.dtype, was.dtype)
@@ -78,10 +75,6 @@ def follow(averages: Tensors, values: Mapping[str, Tensor], decay: float) -> lis
 
     Returns:
         The averages of the names in `values`.
-
-    >>> averages = {"w": torch.zeros(2)}
-    >>> follow(averages, {"w": torch.tensor([1.0, 4.0])}, 0.75)
-    [tensor([0.2500, 1.0000])]
     """
     held = kept_for(averages, values)
     now = [local(v).to(a.dtype) for v, a in zip(values.values(), held, strict=True)]
@@ -127,9 +120,10 @@ def lengths(tensors: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of each tensor, (tensors,); of those in parts, all ranks ask together."""
     if any(map(is_sharded, tensors)):
         return torch.stack([whole(t.norm()) for t in tensors])
-    return torch.stack(
-        list(torch._foreach_norm(list(tensors), dtype=torch.promote_types(tensors[0].dtype, torch.float32)))
-    )
+    kinds = {wide(t) for t in tensors}
+    if len(kinds) > 1:
+        return torch.stack([t.norm(dtype=torch.float64) for t in tensors])
+    return torch.stack(list(torch._foreach_norm(list(tensors), dtype=kinds.pop())))
 
 
 def wide(t: Tensor) -> torch.dtype:

@@ -60,7 +60,8 @@ class Quantise(Rule):
 
     w <- q(w) for tensors of two and more dimensions. The weights keep their type in memory; what is rounded is their values, so
     this shows what training in such a store does. Moves of less than half a spacing are lost where rounding is to the nearest;
-    stochastic rounding keeps them in the mean. The scale of int8 and int4 is that of the tensor at each step.
+    stochastic rounding keeps them in the mean. The scale of int8 and int4 is that of the tensor at each step. What has no
+    gradient at a step stays as it is.
 
     >>> Quantise(store="int4", rounding="stochastic").store
     'int4'
@@ -82,11 +83,16 @@ class Quantise(Rule):
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
         for n in self._chosen(site):
+            if site.params[n].grad is None:  # it took no step
+                continue
             new[n].copy_(self._rounded(n, _exact(new[n]), site))
         return new
 
     def needs_old(self, name: str) -> bool:
         return False  # it starts from the new weights
+
+    def wants_whole(self, name: str) -> bool:
+        return self.store != "none" and not (self.leave and re.search(self.leave, name))
 
     def _rounded(self, name: str, w: Tensor, site: Site) -> Tensor:
         draw = None

@@ -18,11 +18,7 @@ from .levels import Level, group_sums
 
 @torch.no_grad()
 def far_from(start: Tensor, now: Tensor) -> Tensor:
-    """The way D from the first weights to these, in fp32 or better; rows that came later have gone none.
-
-    >>> far_from(torch.ones(1), torch.tensor([3.0, 7.0]))
-    tensor([2., 0.])
-    """
+    """The way D from the first weights to these, in fp32 or better; rows that came later have gone none."""
     way = torch.zeros_like(now, dtype=torch.promote_types(now.dtype, start.dtype))
     known = slice(None, len(start)) if now.ndim else ...
     way[known] = now[known] - start
@@ -40,10 +36,6 @@ def go_back(weight: Tensor, start: Tensor, alpha: Tensor | float) -> Tensor:
 
     Returns:
         Alpha as a tensor.
-
-    >>> w = torch.tensor([3.0, 3.0])
-    >>> go_back(w, torch.tensor([1.0]), 0.5), w
-    (tensor(0.5000), tensor([2., 3.]))
     """
     share = torch.as_tensor(alpha, dtype=start.dtype, device=start.device)
     known = weight.detach()[: len(start)] if weight.ndim else weight.detach()
@@ -59,10 +51,6 @@ def along(
 
     "cosine": (1 + kappa cos(-g, D)) / 2, clipped; "sign": the share of a group's entries in which -g and D have one sign, of
     those in which both are not 0. Neither depends on the lengths of g and D. A group without slope or way is kept.
-
-    >>> way, slope = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([-3.0, 0.0])}
-    >>> round(along(slope, way, "cosine", "tensor")["w"].item(), 4), along(slope, way, "sign", "tensor")["w"].item()
-    (0.8536, 1.0)
     """
     if estimator == "sign":
         signs = {n: slope[n].sign() * way[n].sign() for n in way}
@@ -88,9 +76,6 @@ def lowest(rise: Tensors, bend: Tensors) -> Tensors:
     Args:
         rise: g.D of each group.
         bend: D.HD of each group.
-
-    >>> lowest({"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, {"a": torch.tensor(4.0), "b": torch.tensor(-1.0)})
-    {'a': tensor(0.7500), 'b': tensor(0.)}
     """
     ends = {n: (r <= 0).to(r.dtype) for n, r in rise.items()}
     return {
@@ -107,9 +92,6 @@ def parabola(losses: Tensor) -> Tensor:
 
     Args:
         losses: (places,), three or more.
-
-    >>> round(parabola(torch.tensor([0.09, 0.0025, 0.04, 0.2025, 0.49])).item(), 3)
-    0.3
     """
     at = torch.linspace(0, 1, len(losses), dtype=torch.float64, device=losses.device)
     base = torch.stack([torch.ones_like(at), at, at.square()], 1)
@@ -121,15 +103,7 @@ def parabola(losses: Tensor) -> Tensor:
 
 @contextmanager
 def part_way(params: Mapping[str, nn.Parameter], way: Tensors, at: float) -> Iterator[None]:
-    """Inside, the weights are at a share of their way; outside, where they were, bit for bit.
-
-    >>> w = nn.Parameter(torch.tensor([3.0]))
-    >>> with part_way({"w": w}, {"w": torch.tensor([2.0])}, 0.25):
-    ...     w.item()
-    1.5
-    >>> w.item()
-    3.0
-    """
+    """Inside, the weights are at a share of their way; outside, where they were, bit for bit."""
     held = {n: p.detach().clone() for n, p in params.items()}
     try:
         for n, p in params.items():

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..core.rule import Rule, Site
 from ..core.state import Tensors, setting
-from .moves import BODY, chosen, finds, scale_moves
+from .moves import chosen, may_find, scale_moves
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Scale(Rule):
 
     off: ClassVar[dict[str, Any]] = {"factor": 1.0}
 
-    match: str = setting(BODY, "tensors whose names this expression finds; all but heads by default")
+    match: str | None = setting(None, "tensors whose names this expression finds; all but heads by default")
     factor: float = setting(0.01, "what their moves are multiplied by", low=0.0)
 
     @classmethod
@@ -46,4 +46,4 @@ class Scale(Rule):
         return new
 
     def needs_old(self, name: str) -> bool:
-        return self.factor != 1.0 and finds(self.match, name)
+        return self.factor != 1.0 and may_find(self.match, name)

@@ -79,6 +79,9 @@ class TrustRadius(Rule):
     def needs_old(self, name: str) -> bool:
         return self._acts and self.of == "step" and finds(self.match, name)
 
+    def wants_whole(self, name: str) -> bool:
+        return False  # what it keeps begins anew with each stage
+
     def _factors(self, far: Tensor, origins: list[Tensor]) -> Tensor:
         """What each tensor's move is multiplied by, (tensors,)."""
         sizes = lengths(origins) if self.relative else torch.ones_like(far)
