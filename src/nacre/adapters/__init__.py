@@ -6,7 +6,6 @@ from .folders import load_adapters, save_adapters
 from .layers import adapters_in, answering_with, base_fingerprint, merged, put_in, targets_in, train_only
 from .norms import Normed, RowNorm, insert_norms
 from .rescaled import merge_rescaling, put_in_rescaling, rescalable
-from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
 from .sparse import entries_in, layers_called, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
