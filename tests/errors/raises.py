@@ -16,6 +16,7 @@ Site = tuple[str, int]
 
 NOT_FOR_USERS = {
     "__init__.py": "how Python learns that a module has no such name",
+    "methods/__init__.py": "the same of a method",
     "cli/work.py: KeyboardInterrupt": "hands the folder on to what tells it",
     "classifier.py: IndexError": "how a stream ends",
     "experiment/crew.py: KeyError": "is caught four lines below",
