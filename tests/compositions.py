@@ -8,7 +8,7 @@ from worlds import Net, noise, stream
 from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
-from nacre.heads import Alignment, RandomRidge, Ridge
+from nacre.heads import Alignment, Linear, RandomRidge, Ridge
 from nacre.learner import Learner, Stage
 from nacre.memory import ClassBalanced, Reservoir
 from nacre.methods import (
@@ -58,7 +58,7 @@ COMPOSITIONS = {
     "HybridUpdate": lambda: (
         trained(HybridUpdate(old="replay", probe=2, batch=8, warmup=3, memory=Reservoir(capacity=20))),
     ),
-    "FPF": lambda: (trained(FPF(iters=3, every=4, batch=8, memory=ClassBalanced(capacity=20))),),
+    "FPF": lambda: (trained(FPF(iters=3, batch=8, memory=ClassBalanced(capacity=20))),),
     "L2": lambda: (trained(L2(strength=0.1, head=True, local=True)),),
     "SoTU": lambda: (trained(SoTU(drop=0.5)), Stage(SimpleCIL())),
     "RLRR": lambda: (trained(RLRR()),),
@@ -67,8 +67,8 @@ COMPOSITIONS = {
     "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),
     "SimpleCIL": lambda: (Stage(SimpleCIL()),),
     "RanPAC": lambda: (Stage(RanPAC(width=24)),),
-    "LDC": lambda: (trained(LDC(head=RandomRidge(width=24, draws=25), rows=12)),),
-    "MIST-then-LDC": lambda: (trained(MIST(width=8, batch=16)), Stage(LDC(head=Ridge()))),
+    "LDC": lambda: (trained(LDC(head=RandomRidge(width=24, ridge=1.0, draws=25), drift=Linear(ridge=1.0), rows=12)),),
+    "MIST-then-LDC": lambda: (trained(MIST(width=8, batch=16)), Stage(LDC(head=Ridge(), drift=Linear(ridge=1.0)))),
     "MIST": lambda: (trained(MIST(width=8, batch=16)),),
     "MIST-compact": lambda: (trained(MIST(width=8, batch=16, select=0.3, form="compact")), Stage(SimpleCIL())),
     "MIST-first-RanPAC": lambda: (trained(MIST(width=8, batch=16), when="first"), Stage(RanPAC(width=24))),

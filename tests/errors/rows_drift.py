@@ -17,7 +17,7 @@ from nacre.core.stream import Experience, Task
 from nacre.experiment import Config, Experiment
 from nacre.heads import ClassStatistics, Linear, NearestMean, RandomRidge, Ridge, discriminant
 from nacre.learner import Learner, Stage
-from nacre.methods import EKPC, LDC
+from nacre.methods import LDC
 from nacre.streams import Anchored
 from tests.errors.row import Place, Row
 
@@ -123,13 +123,6 @@ DRIFT = [
         "beginning of a task and its own stage only: put LDC behind all that moves the backbone (a later stage, or last in its "
         'own) on every task; or leave it stale, with drift = "none"',
         lambda at: learned(Stage(LDC(head=NearestMean())), tuning(Method())),
-    ),
-    Row(
-        "means that follow, before what moves the backbone",
-        BadSetting,
-        "EKPC knows earlier tasks by another backbone than the one that task 1 begins with: put it behind all that moves the "
-        'backbone, on every task, or set start = "zero"',
-        lambda at: learned(tuning(EKPC(rows=4)), tuning(Method())),
     ),
     Row(
         "class statistics of targets that are no classes",

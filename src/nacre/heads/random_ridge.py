@@ -153,6 +153,8 @@ class RandomRidge(Readout):
         else:
             rows, there = statistics.count[met], met.to(statistics.mean.device)
             factor = statistics.factor[there].double() / rows.sqrt()[:, None, None]
+            largest = factor.gather(2, factor.abs().argmax(2, keepdim=True))
+            factor = torch.where(largest < 0, -factor, factor)  # of a direction and its opposite always the same one
             left = statistics.left[there].double() / rows
             z = draws_of_each(statistics.mean[there].double(), factor, self.draws, generator, left).flatten(0, 1)
         return z

@@ -102,14 +102,7 @@ class EKPC(Method):
             )
 
     def meet(self, model: nn.Module, task: Task) -> None:
-        if self.met == task.index or self.start != "kernel" or not self.tasks:
-            return
-        if self.statistics.stale(model):
-            raise BadSetting(
-                f"EKPC knows earlier tasks by another backbone than the one that task {task.index} begins with: put it behind "
-                'all that moves the backbone, on every task, or set start = "zero"'
-            )
-        if task.rows:
+        if self.met != task.index and self._follows and task.rows and not self.statistics.stale(model):
             self.met, self.before = task.index, features_of(model, task.train, "EKPC", task.device)[0]
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
@@ -128,17 +121,23 @@ class EKPC(Method):
             return
         z, y = features_of(model, task.train, "EKPC", task.device)
         known = len(self.statistics.count)
+        lost = self._follows and self.before is None  # something else has moved the backbone before the task began
         self.drift = self._follow(z)
         self.statistics.take(model, task, z, y)
         self.tasks += 1
         self.since |= {str(c): self.tasks for c in y.unique().tolist()}
         self._align(model, task, known)
-        if self.drift is not None:
+        if self.drift is not None and not lost:
             self.statistics.taken = dict.fromkeys(self.statistics.taken, fingerprint(model))
         self._weigh(model, task)
 
     def stale(self, model: nn.Module) -> list[int]:
         return self.statistics.stale(model)
+
+    @property
+    def _follows(self) -> bool:
+        """Whether there are means that features of rows seen before and after are to move."""
+        return self.start == "kernel" and self.tasks > 0
 
     def _follow(self, after: Tensor) -> Tensor | None:
         """Move the means of all classes met along with the rows around them; the moves, (classes, width)."""

@@ -20,10 +20,9 @@ class Anchored:
 
     >>> import torch
     >>> from nacre.core.rows import TensorRows
-    >>> from nacre.streams import stream_of
-    >>> tasks = stream_of([TensorRows(torch.zeros(2, 3), torch.tensor([0, 1]))])
-    >>> anchors = TensorRows(torch.ones(5, 3), torch.zeros(5, dtype=torch.long))
-    >>> len(Anchored(tasks, anchors)[0].task.anchors)
+    >>> from nacre.core.stream import Task
+    >>> anchors = TensorRows(torch.ones(5, 3), torch.zeros(5))
+    >>> len(Anchored([Experience(Task(0))], anchors)[0].task.anchors)
     5
     """
 
