@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..adapters import layers_called, put_in_entries, take_out_entries, unfit
 from ..adapters.sparse import VALUES, refuse_unheard
+from ..core import ranks
 from ..core.dice import dice, keep
 from ..core.errors import BadSetting
 from ..core.method import Method
@@ -289,7 +290,8 @@ class MIST(Method):
 
             with layers_called(model) as names:
                 scores = squared_gradients(loss, params, order, self.batch)
-        self.past = [n for n, score in scores.items() if n.rpartition(".")[0] not in names and bool(score.any())]
+        called = set().union(*ranks.gathered(sorted(names)))  # a rank without a batch to score has called none
+        self.past = [n for n, score in scores.items() if n.rpartition(".")[0] not in called and bool(score.any())]
         return scores
 
     def _unfit(self, model: nn.Module) -> dict[str, str]:
