@@ -8,6 +8,7 @@ correction differs.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 from nacre.backbones import Body, Classifier
 from nacre.core.dice import dice
 from nacre.core.method import Method
+from nacre.core.model import fingerprint
 from nacre.core.rows import Batch, Picked, Rows
 from nacre.core.stream import Experience, Task
 from nacre.heads import GrowingCosine, features_of
 from nacre.learner import Learner, Stage
-from nacre.metrics import score
+from nacre.metrics import Motion, score
+from nacre.metrics.motion import total
 
 
 @dataclass
@@ -112,7 +115,7 @@ def tabled(
         stage: How.
         seed: Of the learner.
         path: The table, safetensors; what is known of it stands beside, as JSON.
-        frozen: What the names of weights contain that do not train at all.
+        frozen: An expression for the names of the weights that do not train at all.
         averages: Whether test rows are seen after each task, and not only before the first and after the last.
     """
     told = path.with_suffix(".json")
@@ -121,18 +124,25 @@ def tabled(
     width: Any = body.width
     model = Classifier(body, GrowingCosine(width, seed=seed))
     for name, param in model.body.named_parameters():
-        if frozen and frozen in name:
+        if frozen and re.search(frozen, name):
             param.requires_grad_(False)
     learner, stream = Learner(model, (stage,), seed=seed), scene.stream()
     table: dict[str, Tensor] = {}
-    seconds, own = {"tuning": 0.0, "features": 0.0}, []
+    known: dict[tuple[str, str], Tensor] = {}  # of rows, by backbone
+    seconds, own, motion = {"tuning": 0.0, "features": 0.0}, [], Motion()
+    motion.begin(model.body)
+    ways, states = [], []
 
     def see(name: str, rows: Rows) -> None:
         began = perf_counter()
-        table[name] = features_of(model, rows, "the table")[0]
+        key = name.partition("/")[2], states[-1]
+        if key not in known:
+            known[key] = features_of(model, rows, "the table")[0]
+        table[name] = known[key]
         seconds["features"] += perf_counter() - began
 
     def moment(k: int) -> None:
+        states.append(fingerprint(model.body))
         if k < len(stream) and (rows := stream[k].task.train) is not None:
             see(f"{k}/train{k}", rows)
         if k:
@@ -151,24 +161,34 @@ def tabled(
     began = perf_counter()
     for met in learner.learn(stream):
         seconds["tuning"] += perf_counter() - began
-        moment(met.task.index + 1)
-        right = total = 0
-        for j, e in enumerate(stream[: met.task.index + 1] if f"{met.task.index + 1}/test0" in table else []):
-            y = _labels(e.tests[f"task{j}"])
+        way = motion.since(model.body)
+        distance = sum(row["distance"] ** 2 for row in way.values()) ** 0.5
+        ways.append({"distance": distance, **{k: total(way)[k] for k in ("relative", "moved", "from_start")}})
+        motion.begin(model.body)
+        moment(k := met.task.index + 1)
+        if f"{k}/test0" in table:
             with torch.no_grad():
-                right += int((model.head(table[f"{met.task.index + 1}/test{j}"]).argmax(1) == y).sum())
-            total += len(y)
-        own += [right / total] if total else []
-        print(path.stem, met.task.index, f"{seconds['tuning']:.0f} + {seconds['features']:.0f} s", own, flush=True)
+                answers = [model.head(table[f"{k}/test{j}"]).argmax(1) for j in range(k)]
+            own.append(rights(answers, stream))
+        print(path.stem, k, f"{seconds['tuning']:.0f} + {seconds['features']:.0f} s", ways[-1], flush=True)
         began = perf_counter()
     for j, met in enumerate(stream):
         if met.task.train is not None:
             see(f"{len(stream)}/train{j}", met.task.train)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.contiguous() for name, t in table.items()}, path)
-    about = {"own": own, "seconds": {k: round(v, 1) for k, v in seconds.items()}, "tasks": len(stream)}
+    save_file({name: t.clone() for name, t in table.items()}, path)
+    took = {k: round(v, 1) for k, v in seconds.items()}
+    sizes = [len(e.tests[f"task{j}"]) for j, e in enumerate(stream)]
+    shares = [sum(r * n for r, n in zip(row, sizes, strict=False)) / sum(sizes[: len(row)]) for row in own]
+    about = {"own": shares, "own by task": own, "motion": ways, "seconds": took, "tasks": len(stream)}
     told.write_text(json.dumps(about), encoding="utf-8")
     return about
+
+
+def rights(answers: Sequence[Tensor], stream: Sequence[Experience]) -> list[float]:
+    """Of each task met so far the share of its test rows that is answered rightly."""
+    found = zip(answers, stream, strict=False)
+    return [float((a == _labels(e.tests[f"task{j}"])).float().mean()) for j, (a, e) in enumerate(found)]
 
 
 class Seen(nn.Module):
@@ -291,15 +311,18 @@ def answered(
     if as_of:
         model.tables = [model.tables[0 if as_of == "first" else -1]] * len(model.tables)
     learner = Learner(model, (Stage(Tuned()), Stage(method)), seed=0)
-    found, took, began = [], [], process_time()
+    found, shares, took, began = [], [], [], process_time()
     for met in learner.learn(stream):
         assert met.task.train is not None
-        learner.predict(
-            met.task.train.take(torch.zeros(1, dtype=torch.long))
-        )  # heads are made when they are first asked
+        if met.task.index == len(stream) - 1 or averages:  # heads are made when they are first asked
+            learner.predict(met.task.train.take(torch.zeros(1, dtype=torch.long)))
         took.append(process_time() - began)
         if met.task.index == len(stream) - 1 or averages:
-            seen = [rows for e in stream[: met.task.index + 1] for rows in e.tests.values()]
-            found.append(sum(score(learner.predict, rows) * len(rows) for rows in seen) / sum(map(len, seen)))
+            seen = [
+                (rows, score(learner.predict, rows)) for e in stream[: met.task.index + 1] for rows in e.tests.values()
+            ]
+            found.append([share for _, share in seen])
+            shares.append(sum(len(rows) * share for rows, share in seen) / sum(len(rows) for rows, _ in seen))
         began = process_time()
-    return {"last": 100 * found[-1], "average": 100 * sum(found) / len(found), "seconds": took, "method": method}
+    last, average = 100 * shares[-1], 100 * sum(shares) / len(shares)
+    return {"last": last, "average": average, "by task": found, "seconds": took, "method": method}

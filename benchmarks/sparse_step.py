@@ -7,10 +7,11 @@ all-MiniLM-L6-v2 (ENCODER, a folder) at 32 sentences of Banking77 (FOLDER) as th
 left out; `--cases a b` measures some, and keeps what the result file says of the others.
 
 Ways to tune: all weights with AdamW (also its fused form; in (c) also with the embeddings frozen); a mask on gradients in
-front of AdamW, as in published code; LoRA of rank 8 on all linear layers (PEFT); all weights in the optimizer and all but 1 or
-5 % of the entries resting; the compact form with 1 or 5 %. Entries are drawn at random in every weight matrix, convolution and
-bare tensor; biases, norms and the head train wholly in all of these but LoRA. In (c) all but the first two leave the
-embeddings frozen.
+front of AdamW, as in published code; three of PEFT on all linear layers, which are LoRA of rank 8, SHiRA of rank 8 (as many
+entries by chance as LoRA has values) and Super-Tuning of the 1 or 5 % of largest entries; all weights in the optimizer and all
+but 1 or 5 % of the entries resting; the compact form with 1 or 5 %. For the last two, and the mask, entries are drawn at random
+in every weight matrix, convolution and bare tensor; there biases, norms and the head train wholly, with those of PEFT the head.
+In (c) all but the first two leave the embeddings frozen.
 
 The ways take turns, block by block, in one process, with one thread (processor time) and with two (time on the clock). A
 figure is the median over blocks; its spread is the quartiles of the ratios within a round. The peak of memory is that of a
@@ -36,6 +37,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+import peft
 import torch
 import torch.nn.functional as F
 from machine import cpu
@@ -43,7 +45,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from nacre.adapters import put_in, put_in_entries, targets_in, train_only
-from nacre.adapters.layers import config_of
+from nacre.adapters.layers import config_of, exactly
 from nacre.core.dice import dice, keep
 from nacre.core.rule import attached
 from nacre.rules import Rest
@@ -211,6 +213,15 @@ def ways(name: str, of: Case) -> dict[str, Callable[[], Way]]:
         train_only(model, "lora")
         return Way(model, adamw(model))
 
+    def of_peft(config: str, **settings: Any) -> Way:
+        model = made()
+        for p in model.body.parameters():
+            p.requires_grad_(False)
+        told = getattr(peft, config)(target_modules=exactly(targets_in(model, "all-linear")), **settings)
+        peft.inject_adapter_in_model(told, model, "sparse")
+        model.head.requires_grad_(True)
+        return Way(model, adamw(model))
+
     def resting(share: float) -> Way:
         model = made()
         return Way(model, adamw(model), rule=Rest({n: ~m for n, m in masks(model, share).items()}))
@@ -226,6 +237,9 @@ def ways(name: str, of: Case) -> dict[str, Callable[[], Way]]:
     return found | {
         "mask on gradients": masked,
         "LoRA r=8": lora,
+        "SHiRA r=8": lambda: of_peft("ShiraConfig", r=8, random_seed=0),
+        "Super-Tuning 1 %": lambda: of_peft("SupertuningConfig", sparsity=0.99),
+        "Super-Tuning 5 %": lambda: of_peft("SupertuningConfig", sparsity=0.95),
         "resting 1 %": lambda: resting(0.01),
         "resting 5 %": lambda: resting(0.05),
         "compact 1 %": lambda: compact(0.01),

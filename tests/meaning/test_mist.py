@@ -215,3 +215,17 @@ def test_top_share_is_exact_with_ties_and_on_large_tensors():
     large = torch.rand(5000, 4000, generator=dice("large"))  # torch.quantile refuses more than 16 million
     assert top_share(large, 0.1).sum() == 2_000_000
     assert top_share(torch.ones(3), 0.0, least=0).sum() == 0
+
+
+def test_the_control_by_chance_chooses_as_many_and_others_on_each_task():
+    net, scored = Net(), Net()
+    chance, by_gradients = (MIST(select=0.25, drop=0.0, batch=16, width=8, by=by) for by in ("chance", "gradients"))
+    steps(chance, net)
+    steps(by_gradients, scored)
+    first = {n: m.clone() for n, m in chance.chosen.items()}
+    assert first.keys() == by_gradients.chosen.keys()
+    for n, mask in first.items():
+        assert mask.sum() == by_gradients.chosen[n].sum() == round(0.25 * mask.numel())
+    assert any(not torch.equal(m, by_gradients.chosen[n]) for n, m in first.items())
+    steps(chance, net, task=1)
+    assert any(not torch.equal(m, chance.chosen[n][: len(m)]) for n, m in first.items())

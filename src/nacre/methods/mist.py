@@ -26,7 +26,7 @@ from ..core.rows import Batch, cat
 from ..core.rule import Site
 from ..core.state import Tensors, grown, scratch, setting, state
 from ..core.stream import Task
-from ..importance import squared_gradients, top_share
+from ..importance import random_scores, squared_gradients, top_share
 from ..losses import supervised_info_nce
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,9 @@ class MIST(Method):
     off: ClassVar[dict[str, Any]] = {"select": 1.0, "drop": 0.0, "fade": 1.0, "protect": 0.0, "objective_of": "stage"}
 
     select: float = setting(0.1, "share of each tensor that may move on a task", low=0.0, high=1.0)
+    by: Literal["gradients", "chance"] = setting(
+        "gradients", "what they are chosen by: their squared gradients, or chance, which is the control"
+    )
     drop: float = setting(0.9, "share of these that rests at each step, drawn anew", low=0.0, high=1.0)
     fade: float = setting(0.9, "factor on an entry's moves for each earlier task that selected it", low=0.0, high=1.0)
     protect: float = setting(
@@ -117,6 +120,7 @@ class MIST(Method):
     def examples(cls) -> Iterator[Method]:
         yield cls(width=8, batch=16)
         yield cls(objective_of="stage", batch=16)
+        yield cls(objective_of="stage", batch=16, by="chance")
         yield cls(width=8, batch=16, select=0.3, form="compact")
 
     def __post_init__(self) -> None:
@@ -292,6 +296,8 @@ class MIST(Method):
                 scores = squared_gradients(loss, params, order, self.batch)
         called = set().union(*ranks.gathered(sorted(names)))  # a rank without a batch to score has called none
         self.past = [n for n, score in scores.items() if n.rpartition(".")[0] not in called and bool(score.any())]
+        if self.by == "chance":
+            return random_scores(scores, self.seed, "choice", self.tasks)
         return scores
 
     def _unfit(self, model: nn.Module) -> dict[str, str]:
