@@ -192,9 +192,10 @@ def falling(method: Method, rate: float, epochs: int, batch: int = 32, **setting
     return Stage(compose(Imprint(), method), made, epochs=epochs, batch_size=batch, schedule=decay, **settings)
 
 
-def mist(rate: float, epochs: int, batch: int = 32, **settings: Any) -> Stage:
-    """Sparse tuning: a tenth of each tensor, nine tenths of it resting at each step."""
-    return falling(MIST(select=0.1, drop=0.9, protect=0.0, batch=batch), rate, epochs, batch, **settings)
+def mist(rate: float, epochs: int, batch: int = 32, free: bool = False, **settings: Any) -> Stage:
+    """Sparse tuning: a tenth of each tensor, nine tenths of it, and unless `free` of biases and norms, resting at each step."""
+    tuner = MIST(select=0.1, drop=0.9, protect=0.0, drop_free=not free, batch=batch)
+    return falling(tuner, rate, epochs, batch, **settings)
 
 
 SEQUENCES = {
@@ -202,6 +203,8 @@ SEQUENCES = {
     "banking77 full 6 layers": Sequence(banking, encoder(6), lambda: falling(Method(), 5e-5, 2)),
     "banking77 MIST 6 layers": Sequence(banking, encoder(6), lambda: mist(1e-3, 2)),
     "banking77 MIST 2 layers": Sequence(banking, encoder(2), lambda: mist(1e-3, 3)),
+    "banking77 MIST 6 layers, norms never dropped": Sequence(banking, encoder(6), lambda: mist(1e-3, 2, free=True)),
+    "banking77 MIST 2 layers, norms never dropped": Sequence(banking, encoder(2), lambda: mist(1e-3, 3, free=True)),
     "banking77 LoRA 6 layers": Sequence(
         banking, encoder(6), lambda: falling(TaskAdapters(rank=8, per="all", target="query,key,value,dense"), 1e-3, 2)
     ),
@@ -215,6 +218,13 @@ SEQUENCES = {
         glyphs,
         lambda args, seed: backbone("glyph-vit"),
         lambda: mist(5e-3, 2, 64, augment=augmentation("jitter")),
+        (0, 1, 2),
+        "",
+    ),
+    "glyphs MIST, norms never dropped": Sequence(
+        glyphs,
+        lambda args, seed: backbone("glyph-vit"),
+        lambda: mist(5e-3, 2, 64, free=True, augment=augmentation("jitter")),
         (0, 1, 2),
         "",
     ),
@@ -305,7 +315,7 @@ def main() -> None:
     for name in args.only:
         sequence = SEQUENCES[name]
         for seed in sequence.seeds:
-            path = args.work / f"{name.replace(' ', '-')}-{seed}.safetensors"
+            path = args.work / f"{name.replace(' ', '-').replace(',', '')}-{seed}.safetensors"
             if args.read and not path.exists():
                 continue
             body = sequence.body(args, seed)
