@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,7 @@ def test_list_and_show():
     ):
         assert name in everything
     assert "Reservoir" in call("list", "memories").stdout and "glyphs" not in call("list", "memories").stdout
+    assert re.search(r"EWC +faithful +arXiv 1612.00796 +Pull each weight", call("list", "methods").stdout)
     assert "did you mean 'methods'" in call("list", "metods").stderr
     told = call("show", "ewc").stdout
     assert "1612.00796" in told and "Fidelity: faithful" in told and "strength" in told and "at least 0" in told

@@ -8,12 +8,14 @@ import pytest
 import torch
 from worlds import Net, stream
 
+import nacre.methods
 from nacre.core.errors import BadSetting
 from nacre.core.method import Method, compose, leaves, trains
 from nacre.core.optim import MadeOptimizer
 from nacre.learner import Learner, Stage
 from nacre.methods import AGEM, DER, ER, ERACE, EWC, MAS, MIST, SI, SLDA, Cumulative, DERpp, GDumb, ICaRL, LwF, RanPAC
 from nacre.rules import Rest
+from nacre.schedules import schedule
 
 ADAMW = MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.1})
 PARTS: list[Method] = [
@@ -62,3 +64,37 @@ def test_each_is_heard_beside_the_others():
     weights = [torch.cat([p.detach().flatten() for p in end.model.parameters()]) for end in ends]
     assert all((w - weights[0]).abs().max() > 1e-5 for w in weights[1:])
     assert [type(m).__name__ for m in leaves(ends[0].stages[0].method)] == ["MIST", "LwF", "DERpp", "SI"]
+
+
+EVERY = [m for name in nacre.methods.__all__ for m in getattr(nacre.methods, name).examples()]
+
+
+def carried(part: Method, *others: Method, falls: bool) -> torch.Tensor:
+    """All weights after two tasks, at rates that fall or not."""
+    decay = schedule("cosine", warmup=2) if falls else schedule("constant")
+    whole = compose(deepcopy(part), *others)
+    learner = Learner(Net(norm=False), (Stage(whole, ADAMW, batch_size=10, epochs=2, schedule=decay),))
+    list(learner.learn(stream(per_class=10)[:2]))
+    return torch.cat([p.detach().flatten().double() for p in learner.model.parameters()])
+
+
+@pytest.mark.parametrize("part", EVERY, ids=named)
+def test_every_method_hears_replay_and_schedules(part):
+    """It learns beside ER under a schedule, and leaving out either ends elsewhere; or it is refused in words."""
+    if isinstance(part, ER):
+        return
+    replay = ER(rows=4)
+    try:
+        both = carried(part, replay, falls=True)
+    except BadSetting as error:
+        assert "objective()" in str(error) or "predict()" in str(error), error
+        assert any(part.overrides(hook) and replay.overrides(hook) for hook in ("objective", "predict"))
+        return
+    assert both.isfinite().all()
+    if isinstance(part, GDumb):  # it trains on rows of its memory alone: there are none of the task to remember
+        return
+    assert len(replay.memory), "what it met was remembered"
+    assert not torch.equal(both, carried(part, ER(rows=4), falls=False)), "the schedule is not heard"
+    if trains(part):
+        alone = carried(part, falls=True)
+        assert alone.shape != both.shape or not torch.equal(both, alone), "replay is not heard"

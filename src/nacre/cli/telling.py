@@ -41,11 +41,12 @@ def list_parts(kind: str | None) -> None:
     asked += ["arrival"] if asked == ["stream"] else []  # how the rows of any of them arrive
     sheets = []
     for one in asked:
-        rows = [[e.name, e.fidelity or "-", e.summary] for e in entries(one)]
-        faithful = any(row[1] != "-" for row in rows)
-        header = [PLURALS[one], "fidelity", "what it does"]
-        if not faithful:
-            header, rows = [header[0], header[2]], [[row[0], row[2]] for row in rows]
+        found = entries(one)
+        header, rows = [PLURALS[one], "what it does"], [[e.name, e.summary] for e in found]
+        if any(e.paper for e in found):
+            header[1:1] = ["fidelity", "paper"]
+            for row, e in zip(rows, found, strict=True):
+                row[1:1] = [e.fidelity or "-", e.paper.place if e.paper else "-"]
         sheets.append(Sheet(header, rows, left=len(header)))
     show(*sheets, *([_recipes()] if kind is None else []))
 

@@ -29,3 +29,14 @@ class Paper:
     def __str__(self) -> str:
         where = f"arXiv {self.arxiv}" if self.arxiv else self.venue
         return f"{self.title} ({self.year}{', ' + where if where else ''})"
+
+    @property
+    def place(self) -> str:
+        """Where it is found, in a word or two.
+
+        >>> Paper("On naming", 2020, "2001.00001").place, Paper("On naming", 1989, venue="Letters").place
+        ('arXiv 2001.00001', 'Letters 1989')
+        """
+        if self.arxiv:
+            return f"arXiv {self.arxiv}"
+        return self.venue if str(self.year) in self.venue else f"{self.venue} {self.year}".strip()
