@@ -34,23 +34,23 @@ class OSFT(Method):
     """Keep the largest singular directions of each weight matrix, and train in what is orthogonal to them.
 
     Before each task a linear layer's weight is decomposed anew, W = U_h S_h V_h + U_l S_l V_l, with k singular values in the
-    first part. U_l, S_l and V_l train, in PEFT's OSF layer beside W (`form = "factors"`). After each step the moves of U_l and
-    V_l lose what they have in the protected directions: D <- D - U_h U_h' D, D <- D - D V_h' V_h. When the stage ends W becomes
-    what was used, and the layers are plain again. With `form = "weights"` W itself trains, D <- (I - U_h U_h') D (I - V_h' V_h):
-    as much is protected, without PEFT and without memory for factors. Either way U_h' W' = U_h' W and W' V_h' = W V_h', so the
-    layer answers inputs in span V_h, and into span U_h, as before.
+    first part. U_l, S_l and V_l train, in PEFT's OSF layer beside W (`form = "factors"`). Gradients of U_l and V_l, and after
+    each step their moves, lose what they have in the protected directions: D <- D - U_h U_h' D and D <- D - D V_h' V_h. When
+    the stage ends W becomes what was used, and the layers are plain again. With `form = "weights"` W itself trains, by
+    D <- (I - U_h U_h') D (I - V_h' V_h): as much is protected, without PEFT and without memory for factors. Either way
+    U_h' W' = U_h' W and W' V_h' = W V_h': the layer answers inputs in span V_h, and into span U_h, as before.
 
     Of m = min(out, in) singular values k = floor(r m) are protected, with r = `rank`, or (t - 1) / n on the t-th task where n
     tasks are to share the weights (`budget`; from task n on it stays). With `by = "importance"`, r is least + I (r - least) in
     [0, 1], where I is the mean cosine between what goes into a layer and what comes out of it over the task's rows, divided by
-    its mean over the layers: `rank` is the paper's target ratio (trr, 0.8 there) and `least` its minimum (mrr). Negative means
-    count as 0. A layer whose output is not as wide as its input has no cosine and takes I = 1. At k = 0 a weight trains freely, at
-    k = m it rests.
+    its mean over the layers: `rank` is the paper's target ratio (trr, 0.8 there) and `least` its minimum (mrr). Negative
+    cosines count as 0. A layer whose output is not as wide as its input has no cosine and takes I = 1. At k = 0 a weight
+    trains freely, at k = m it rests.
 
-    Differences from the published code: there *gradients* are projected, and Adam's rescaling, momentum and decay move weights
-    in the protected directions all the same; with `where = "grads"` so it is here, for contrast. There the rest of the body
-    trains, too (`others = "train"`), while PEFT freezes it, as here. There the decomposition replaces W, never with k = m. The
-    published settings are AdamW, rates of 1e-6 to 1e-5, one epoch.
+    Differences from the published code: there only *gradients* are projected, and Adam's rescaling, momentum and decay move
+    weights in the protected directions all the same; with `where = "grads"` so it is here, for contrast. There the rest of
+    the body trains, too (`others = "train"`), while PEFT freezes it, as here. There the factors stand in the place of W, and k
+    is never m. The published settings are AdamW, rates of 1e-6 to 1e-5, one epoch.
 
     Paper: Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (arXiv 2504.07097).
 
@@ -77,13 +77,13 @@ class OSFT(Method):
     by: Literal["share", "importance"] = setting(
         "share", "whether every layer protects that share, or important ones more"
     )
-    least: float = setting(
-        0.1, "share that is protected at importance 0, where layers differ (mrr)", low=0.0, high=1.0
-    )
+    least: float = setting(0.1, "share that is protected at importance 0, where layers differ (mrr)", low=0.0, high=1.0)
     budget: int | None = setting(
         None, "tasks that share the weights: the t-th protects (t - 1) / budget in the place of rank", low=1
     )
-    form: Literal["factors", "weights"] = setting("factors", "whether factors train, by PEFT, or the weights themselves")
+    form: Literal["factors", "weights"] = setting(
+        "factors", "whether factors train, by PEFT, or the weights themselves"
+    )
     where: Literal["moves", "grads"] = setting(
         "moves", "what is projected: moves, or gradients only, as published, which leaks"
     )
@@ -128,10 +128,7 @@ class OSFT(Method):
         self.frozen = [
             n
             for n, p in model.named_parameters()
-            if p.requires_grad
-            and n not in free
-            and not n.startswith(heads)
-            and (n in own or self.others == "frozen")
+            if p.requires_grad and n not in free and not n.startswith(heads) and (n in own or self.others == "frozen")
         ]
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
