@@ -47,10 +47,10 @@ class OSFT(Method):
     cosines count as 0. A layer whose output is not as wide as its input has no cosine and takes I = 1. At k = 0 a weight
     trains freely, at k = m it rests.
 
-    Differences from the published code: there only *gradients* are projected, and Adam's rescaling, momentum and decay move
-    weights in the protected directions all the same; with `where = "grads"` so it is here, for contrast. There the rest of
-    the body trains, too (`others = "train"`), while PEFT freezes it, as here. There the factors stand in the place of W, and k
-    is never m. The published settings are AdamW, rates of 1e-6 to 1e-5, one epoch.
+    Differences from the published code: there only *gradients* are projected, and what Adam makes of them moves in the protected
+    directions all the same (so does decay, where W itself trains); `where = "grads"` is the published form, for contrast. There
+    the rest of the body trains, too (`others = "train"`), while PEFT freezes it, as here. There the factors stand in the place
+    of W, and k is never m. The published settings are AdamW, rates of 1e-6 to 1e-5, one epoch.
 
     Paper: Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (arXiv 2504.07097).
 
