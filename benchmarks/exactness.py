@@ -37,8 +37,7 @@ from machine import cpu
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adafactor, AdamW, Muon, NAdam, Optimizer
 
-from nacre.adapters import put_in_entries
-from nacre.adapters.osf import split
+from nacre.adapters import decomposed, put_in_entries
 from nacre.adapters.sparse import VALUES
 from nacre.core.dice import dice, keep
 from nacre.core.drive import Drive
@@ -171,7 +170,7 @@ def protected(make: Callable[[list[nn.Parameter]], Optimizer], method: OSFT | No
             train(drive.optimizer)
     parts = []
     for name, was in before.items():
-        cut, move = split(was, min(was.shape) // 2), (net.get_parameter(f"{name}.weight") - was).detach()
+        cut, move = decomposed(was, min(was.shape) // 2), (net.get_parameter(f"{name}.weight") - was).detach()
         parts.append(torch.stack([move.norm(), (cut["U_high"].mT @ move).norm(), (move @ cut["V_high"].mT).norm()]))
     size, left, right = torch.stack(parts).norm(dim=0).tolist()
     with torch.no_grad():

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from worlds import Answer, Net, rows, stream
 
-from nacre.adapters import effective, merge_osf, put_in_osf
-from nacre.adapters.osf import split
+from nacre.adapters import decomposed, effective, merge_osf, put_in_osf
 from nacre.core.drive import Drive
 from nacre.core.optim import MadeOptimizer
 from nacre.core.stream import Task
@@ -61,7 +60,7 @@ def test_factors_start_at_the_answers_of_before_and_are_those_of_peft(out, width
     net, x = nn.Sequential(nn.Linear(width, out)), torch.randn(7, width)
     answer, weight = net(x), net[0].weight
     twin = peft.inject_adapter_in_model(peft.OSFConfig(target_modules=["0"], effective_rank=2), nn.Sequential(net[0]))
-    cut = split(weight, 2)
+    cut = decomposed(weight, 2)
     put_in_osf(net, {"0": cut})
     torch.testing.assert_close(net(x), answer)
     assert [n for n, _ in net.named_buffers()] == [n.replace("default", "osft") for n, _ in twin.named_buffers()]
@@ -184,7 +183,7 @@ def test_each_task_decomposes_what_the_last_one_left_and_learns(form):
     for i, met in enumerate(learner.learn(stream())):
         left.append(learner.model.body[0].weight.detach().clone())
         assert score(learner.predict, met.tests[f"task{i}"]) > 0.7
-        assert torch.equal(cuts[i]["V_high"], split(left[i], 2)["V_high"])
+        assert torch.equal(cuts[i]["V_high"], decomposed(left[i], 2)["V_high"])
         torch.testing.assert_close(
             left[i + 1] @ cuts[i]["V_high"].T, left[i] @ cuts[i]["V_high"].T, atol=1e-5, rtol=1e-4
         )

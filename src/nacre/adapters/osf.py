@@ -25,14 +25,14 @@ LOW = ("U_low", "S_low", "V_low")
 
 
 @torch.no_grad()
-def split(weight: Tensor, kept: int) -> Tensors:
+def decomposed(weight: Tensor, kept: int) -> Tensors:
     """The singular vectors of a weight, cut after the `kept` largest singular values, in fp32 or better.
 
     Returns:
         `U_high` (out, k) and `V_high` (k, in), which are protected; `U_low` (out, l), `S_low` (l,) and `V_low` (l, in), which
         train. They are the same on all ranks, which must all ask.
 
-    >>> [tuple(t.shape) for t in split(torch.eye(4, 3), 1).values()]
+    >>> [tuple(t.shape) for t in decomposed(torch.eye(4, 3), 1).values()]
     [(4, 1), (1, 3), (4, 2), (2,), (2, 3)]
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
@@ -50,16 +50,16 @@ def put_in_osf(model: nn.Module, splits: Mapping[str, Tensors]) -> None:
 
     Args:
         model: Any module. Layers that have factors already stay as they are.
-        splits: By the name of a layer, what `split` gives for its weight.
+        splits: By the name of a layer, what `decomposed` gives for its weight.
 
     Raises:
         MissingExtra: PEFT is not installed.
         BadSetting: a layer is no plain linear layer.
 
     >>> net = nn.Sequential(nn.Linear(4, 3))
-    >>> put_in_osf(net, {"0": split(net[0].weight, 1)})
+    >>> put_in_osf(net, {"0": decomposed(net[0].weight, 1)})
     >>> [tuple(p.shape) for name, p in net.named_parameters() if "low" in name]
-    [(3, 2), (2,), (2, 4)]
+    [(2,), (3, 2), (2, 4)]
     >>> merge_osf(net)
     >>> net
     Sequential(

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapters import merge_osf, put_in_osf, rescalable, targets_in
+from ..adapters import decomposed, merge_osf, put_in_osf, rescalable, targets_in
 from ..adapters.layers import BASE
-from ..adapters.osf import factor, split
+from ..adapters.osf import factor
 from ..adapters.sparse import treated_whole
 from ..core import ranks
 from ..core.errors import BadSetting, BadUse
@@ -47,10 +47,10 @@ class OSFT(Method):
     cosines count as 0. A layer whose output is not as wide as its input has no cosine and takes I = 1. At k = 0 a weight
     trains freely, at k = m it rests.
 
-    Differences from the published code: there only *gradients* are projected, and what Adam makes of them moves in the protected
-    directions all the same (so does decay, where W itself trains); `where = "grads"` is the published form, for contrast. There
-    the rest of the body trains, too (`others = "train"`), while PEFT freezes it, as here. There the factors stand in the place
-    of W, and k is never m. The published settings are AdamW, rates of 1e-6 to 1e-5, one epoch.
+    Differences from the published code: there only *gradients* are projected, and what Adam makes of them moves in protected
+    directions all the same (so does decay, where W itself trains); `where = "grads"` is that form, for contrast. There the
+    rest of the body trains, too (`others = "train"`), while PEFT freezes it, as here. There the factors stand in the place of
+    W, and k is never m. The published settings are AdamW, rates of 1e-6 to 1e-5, one epoch.
 
     Paper: Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (arXiv 2504.07097).
 
@@ -119,7 +119,7 @@ class OSFT(Method):
         layers = self._layers(model)
         weights = {name: model.get_parameter(f"{name}.weight") for name in layers}
         kept = {n: math.floor(r * min(weights[n].shape) + 1e-9) for n, r in self._ratios(model, task, layers).items()}
-        self.splits = {n: split(weights[n], k) for n, k in kept.items() if 0 < k < min(weights[n].shape)}
+        self.splits = {n: decomposed(weights[n], k) for n, k in kept.items() if 0 < k < min(weights[n].shape)}
         if self.form == "weights":
             self.splits = {n: {leaf: cut[leaf] for leaf in ("U_high", "V_high")} for n, cut in self.splits.items()}
         own = {f"{n}.weight" for n in layers}
