@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core import ranks
 from ..core.errors import BadSetting
-from ..core.model import bare
+from ..core.model import bare, exact
 from ..core.state import Tensors
 from .layers import adapted, peft_for
 from .rescaled import rescalable
@@ -85,7 +85,8 @@ def merge_osf(model: nn.Module) -> None:
     model = bare(model)
     for name, layer in _put_in(model).items():
         plain = layer.get_base_layer()
-        plain.weight.copy_(plain.weight + layer.get_delta_weight(NAME))
+        with exact(plain.weight.device):
+            plain.weight.copy_(plain.weight + layer.get_delta_weight(NAME))
         _replace(model, name, plain)
 
 
