@@ -38,7 +38,8 @@ class OSFT(Method):
     each step their moves, lose what they have in the protected directions: D <- D - U_h U_h' D and D <- D - D V_h' V_h. When
     the stage ends W becomes what was used, and the layers are plain again. With `form = "weights"` W itself trains, by
     D <- (I - U_h U_h') D (I - V_h' V_h): as much is protected, without PEFT and without memory for factors. Either way
-    U_h' W' = U_h' W and W' V_h' = W V_h': the layer answers inputs in span V_h, and into span U_h, as before.
+    U_h' W' = U_h' W and W' V_h' = W V_h': the layer answers inputs in span V_h, and into span U_h, as before; but for their
+    rounding, where weights are of 16 bits.
 
     Of m = min(out, in) singular values k = floor(r m) are protected, with r = `rank`, or (t - 1) / n on the t-th task where n
     tasks are to share the weights (`budget`; from task n on it stays). With `by = "importance"`, r is least + I (r - least) in
