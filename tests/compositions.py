@@ -23,6 +23,7 @@ from nacre.methods import (
     LCIA,
     LDC,
     MIST,
+    OSFT,
     RLRR,
     SAGE,
     SLCA,
@@ -62,6 +63,10 @@ COMPOSITIONS = {
     "L2": lambda: (trained(L2(strength=0.1, head=True, local=True)),),
     "SoTU": lambda: (trained(SoTU(drop=0.5)), Stage(SimpleCIL())),
     "RLRR": lambda: (trained(RLRR()),),
+    "OSFT": lambda: (trained(OSFT()),),
+    "OSFT-weights-ER": lambda: (
+        trained(compose(ER(rows=4), OSFT(rank=0.8, by="importance", form="weights", others="train", batch=16))),
+    ),
     "SaRA": lambda: (trained(SaRA(share=0.4, least=4, narrow=3)),),
     "ER": lambda: (trained(ER(rows=8, memory=Reservoir(capacity=20))),),
     "ER-balanced": lambda: (trained(ER(rows=8, memory=ClassBalanced(capacity=20))),),

@@ -1,4 +1,4 @@
-"""What SoTU, RLRR and the proof of rest refuse."""
+"""What SoTU, RLRR, OSFT and the proof of rest refuse."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from worlds import Net, stream
 
-from nacre.adapters import put_in_rescaling
+from nacre.adapters import put_in_osf, put_in_rescaling
 from nacre.core.drive import Drive
-from nacre.core.errors import BadSetting, BadStep
+from nacre.core.errors import BadSetting, BadStep, BadUse
+from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
-from nacre.methods import RLRR, SoTU
+from nacre.methods import EWC, OSFT, RLRR, SoTU
 from nacre.rules import Rest
 from tests.errors.row import Place, Row
 from tests.errors.rows_moves import in_parts
@@ -27,11 +28,16 @@ def behind_the_rule(at: Place) -> None:
         net.head.bias += 1.0
 
 
-def rescaled_in_parts(at: Place) -> None:
+def begun_in_parts(method: Method) -> None:
     with group():
         net = narrow()
         fully_shard(net.body)
-        RLRR().begin_stage(net, stream()[0].task)
+        method.begin_stage(net, stream()[0].task)
+
+
+def beside_factors(at: Place) -> None:
+    with Drive(compose(EWC(), OSFT()), Net(), SGD, stream()[0].task):
+        pass
 
 
 TUNED = [
@@ -67,12 +73,38 @@ TUNED = [
         "weights in parts that are to be rescaled",
         BadSetting,
         "of … each rank holds a part, and RLRR rescales whole weights: train without fully_shard",
-        rescaled_in_parts,
+        lambda at: begun_in_parts(RLRR()),
     ),
     Row(
         "a layer that vectors cannot rescale",
         BadSetting,
         "1 is a ReLU, and only plain linear layers can be rescaled by vectors: leave it out",
         lambda at: put_in_rescaling(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["1"]),
+    ),
+    Row(
+        "nothing to decompose",
+        BadSetting,
+        "OSFT decomposes linear layers below the head, and target = 'query' names none that is one of torch's own and trains: "
+        'name others, unfreeze them, or set target = "all-linear"',
+        lambda at: OSFT(target="query").begin_stage(Net(), stream()[0].task),
+    ),
+    Row(
+        "weights in parts that are to be decomposed",
+        BadSetting,
+        "of … each rank holds a part, and OSFT decomposes whole weights: train without fully_shard",
+        lambda at: begun_in_parts(OSFT()),
+    ),
+    Row(
+        "a part that remembers weights beside factors of them",
+        BadUse,
+        "EWC treats body.0.weight as a whole, of which OSFT trains factors, so that it would not be heard: set form = "
+        '"weights"',
+        beside_factors,
+    ),
+    Row(
+        "a layer that cannot be decomposed",
+        BadSetting,
+        "1 is a ReLU, and only the weights of plain linear layers are decomposed: leave it out",
+        lambda at: put_in_osf(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), {"1": {}}),
     ),
 ]

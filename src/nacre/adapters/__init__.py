@@ -5,6 +5,7 @@ from .effective import effective
 from .folders import load_adapters, save_adapters
 from .layers import adapters_in, answering_with, base_fingerprint, merged, put_in, targets_in, train_only
 from .norms import Normed, RowNorm, insert_norms
+from .osf import decomposed, merge_osf, put_in_osf
 from .rescaled import merge_rescaling, put_in_rescaling, rescalable
 from .sparse import entries_in, layers_called, put_in_entries, take_out_entries, unfit, write_entries
 
@@ -14,16 +15,19 @@ __all__ = [
     "adapters_in",
     "answering_with",
     "base_fingerprint",
+    "decomposed",
     "describe",
     "effective",
     "entries_in",
     "insert_norms",
     "layers_called",
     "load_adapters",
+    "merge_osf",
     "merge_rescaling",
     "merged",
     "put_in",
     "put_in_entries",
+    "put_in_osf",
     "put_in_rescaling",
     "rebuild",
     "rescalable",

@@ -200,13 +200,18 @@ def refuse_unheard(site: Site, me: Rule) -> None:
         )
     if compact:
         FOLLOWERS.optimizers.add(site.optimizer)
-    for part in leaves(site.rule) if compact else ():
-        named = _named(part)
-        if names := [n for n in sorted(compact) if part is not me and (n in named or _wants_whole(part, n))]:
-            raise BadUse(
-                f"{type(part).__name__} treats {names[0]} as a whole, of which {type(me).__name__} in compact form trains "
-                'chosen values only, so that it would not be heard: set form = "dense"'
-            )
+    if found := treated_whole(site, me, compact):
+        raise BadUse(
+            f"{found[0]} treats {found[1]} as a whole, of which {type(me).__name__} in compact form trains chosen values only, "
+            'so that it would not be heard: set form = "dense"'
+        )
+
+
+def treated_whole(site: Site, me: Rule, names: Iterable[str]) -> tuple[str, str] | None:
+    """A part beside `me` that treats one of these weights as a whole, with the name of the weight; None where none does."""
+    parts = [part for part in leaves(site.rule) if part is not me]
+    pairs = ((part, n) for part in parts for n in sorted(names) if n in _named(part) or _wants_whole(part, n))
+    return next(((type(part).__name__, n) for part, n in pairs), None)
 
 
 def _named(part: Rule) -> set[str]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .mist import MIST
     from .multiplicative import Multiplicative
     from .nap import NaP
+    from .osft import OSFT
     from .ranpac import RanPAC
     from .rlrr import RLRR
     from .sage import SAGE
@@ -66,6 +67,7 @@ __all__ = [
     "LDC",
     "MAS",
     "MIST",
+    "OSFT",
     "RLRR",
     "SAGE",
     "SI",

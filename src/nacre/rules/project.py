@@ -66,10 +66,7 @@ class Project(Rule):
         if not (self.left or self.right or self.against):
             return new
         left, right, against = self._ready(site)
-        based = {n: old[n] for n in new if n in left or n in right}
-        for (n, was), move in zip(based.items(), differences(new, based, self.room), strict=True):
-            project_out(move, left.get(n), right.get(n))
-            torch.add(was, move, out=new[n])
+        project_moves(new, old, left, right, self.room)
         if against:
             self._turn({n: new[n] for n in against}, {n: old[n] for n in against}, against)
         return new
@@ -105,6 +102,22 @@ class Project(Rule):
             against = {n: _gradient(n, r, held[n]) for n, r in self.against.items() if n in held}
             self.ready = (held, shapes, left, right, against)
         return self.ready[2:]
+
+
+def project_moves(new: Tensors, old: Tensors, left: Tensors, right: Tensors, room: Tensors) -> None:
+    """Let moves by name lose what they have in protected directions; the new weights are changed in place.
+
+    Args:
+        new: Weights after a step.
+        old: Weights before it, of those that have a basis.
+        left: U by name, as `project_out` takes it.
+        right: V by name.
+        room: Memory for moves, which is used again.
+    """
+    based = {n: old[n] for n in new if n in left or n in right}
+    for (n, was), move in zip(based.items(), differences(new, based, room), strict=True):
+        project_out(move, left.get(n), right.get(n))
+        torch.add(was, move, out=new[n])
 
 
 def project_out(move: Tensor, left: Tensor | None, right: Tensor | None) -> None:
