@@ -104,8 +104,19 @@ class Imprint(Method):
                 head.weight[c] = F.normalize(F.normalize(z[y == c], dim=1).mean(0), dim=0)
 
 
+Known = dict[tuple[str, str], Tensor]
+"""Features of named rows by the fingerprint of the backbone."""
+
+
 def tabled(
-    scene: Scene, body: Body | nn.Module, stage: Stage, seed: int, path: Path, frozen: str = "", averages: bool = False
+    scene: Scene,
+    body: Body | nn.Module,
+    stage: Stage,
+    seed: int,
+    path: Path,
+    frozen: str = "",
+    averages: bool = False,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """Tune on every task and write the table to a file; what is known of it, read again where it lies there.
 
@@ -117,6 +128,7 @@ def tabled(
         path: The table, safetensors; what is known of it stands beside, as JSON.
         frozen: An expression for the names of the weights that do not train at all.
         averages: Whether test rows are seen after each task, and not only before the first and after the last.
+        known: Features of the scene's rows under backbones that were seen before; those of the first one are added.
     """
     told = path.with_suffix(".json")
     if told.exists():
@@ -128,7 +140,7 @@ def tabled(
             param.requires_grad_(False)
     learner, stream = Learner(model, (stage,), seed=seed), scene.stream()
     table: dict[str, Tensor] = {}
-    known: dict[tuple[str, str], Tensor] = {}  # of rows, by backbone
+    held: Known = dict(known or {})
     seconds, own, motion = {"tuning": 0.0, "features": 0.0}, [], Motion()
     motion.begin(model.body)
     ways, states = [], []
@@ -136,9 +148,11 @@ def tabled(
     def see(name: str, rows: Rows) -> None:
         began = perf_counter()
         key = name.partition("/")[2], states[-1]
-        if key not in known:
-            known[key] = features_of(model, rows, "the table")[0]
-        table[name] = known[key]
+        if key not in held:
+            held[key] = features_of(model, rows, "the table")[0]
+            if known is not None and name.startswith("0/"):
+                known[key] = held[key]
+        table[name] = held[key]
         seconds["features"] += perf_counter() - began
 
     def moment(k: int) -> None:

@@ -112,6 +112,13 @@ IMPORTANCE = [
         lambda at: HybridUpdate(estimator="line", level="layer"),
     ),
     Row(
+        "HybridUpdate by groups that are not named",
+        BadSetting,
+        'HybridUpdate: level = "group" with groups = None: groups is the expression for level = "group", such as "attn|mlp", '
+        "and for no other",
+        lambda at: HybridUpdate(level="group"),
+    ),
+    Row(
         "HybridUpdate of weights in parts",
         BadSetting,
         "HybridUpdate reads weights whole, and of body.0.weight each rank has a part: leave fully_shard out",

@@ -190,7 +190,7 @@ def test_what_bends_down_goes_to_the_end_toward_which_the_loss_falls():
 
 
 @pytest.mark.parametrize("estimator", ["cosine", "sign"])
-@pytest.mark.parametrize("level", ["entry", "channel", "tensor", "layer", "global"])
+@pytest.mark.parametrize("level", ["entry", "channel", "tensor", "layer", "group", "global"])
 def test_directions_alone_count_and_the_order_of_groups_does_not(estimator, level):
     way = {n: torch.randn(s, generator=dice("way", n)) for n, s in {"a.w": (3, 4), "a.b": (3,), "c.w": (2, 2)}.items()}
     slope = {n: torch.randn(t.shape, generator=dice("slope", n)) for n, t in way.items()}
@@ -375,3 +375,17 @@ def test_what_it_is_made_of_gives_figures_by_hand():
         level: group_sums(terms, level)["fc.weight"].flatten().tolist() for level in ("channel", "tensor", "layer")
     }
     assert found == {"channel": [3.0, 3.0], "tensor": [6.0], "layer": [8.0]}
+    terms = {n: torch.tensor([float(k)]) for k, n in enumerate(("0.attn.w", "0.mlp.w", "1.attn.w", "1.mlp.w", "norm"))}
+    assert [s.item() for s in group_sums(terms, "group", "attn|mlp").values()] == [2.0, 4.0, 2.0, 4.0, 4.0]
+
+
+def test_groups_by_name_share_one_retention_and_one_gate():
+    method = HybridUpdate(level="group", groups="weight|bias", old="fisher", estimator="cosine", **SMALL)
+    learner = Learner(Net(norm=False), (Stage(method, SGD, batch_size=8, epochs=1),))
+    list(learner.learn(stream(per_class=8)[:2]))
+    kept = {n: a.item() for n, a in method.kept.items()}
+    assert kept["body.0.weight"] == kept["body.4.weight"] != kept["body.0.bias"] == kept["body.4.bias"]
+    gates = {n: b.unique().item() for n, b in method.gates.items()}
+    assert gates["body.0.weight"] == gates["body.4.weight"] != gates["body.0.bias"] == gates["body.4.bias"]
+    with pytest.raises(BadSetting, match="groups = 'attn' finds none"):
+        list(Learner(Net(), (Stage(HybridUpdate(level="group", groups="attn"), SGD),)).learn(stream()[:1]))

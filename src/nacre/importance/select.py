@@ -91,13 +91,14 @@ def weights_of(model: nn.Module, *, norms: bool = True, head: bool = True) -> di
     }
 
 
-def named(params: Mapping[str, T], select: str | None, who: str) -> dict[str, T]:
+def named(params: Mapping[str, T], select: str | None, who: str, setting: str = "select") -> dict[str, T]:
     """The weights whose names an expression finds; all of them where there is none.
 
     Args:
         params: Weights by name.
         select: A regular expression, searched for in each name.
         who: Whose setting it is, for the message.
+        setting: What the setting is called there.
 
     Raises:
         BadSetting: it is no expression, or finds nothing.
@@ -110,8 +111,8 @@ def named(params: Mapping[str, T], select: str | None, who: str) -> dict[str, T]
     try:
         found = {n: p for n, p in params.items() if re.search(select, n)}
     except re.error as error:
-        raise BadSetting(f"{who}: select = {select!r} is no regular expression: {error}") from None
+        raise BadSetting(f"{who}: {setting} = {select!r} is no regular expression: {error}") from None
     if params and not found:
         some = ", ".join(list(params)[:6]) + (" ..." if len(params) > 6 else "")
-        raise BadSetting(f"{who}: select = {select!r} finds none of the weights that train: name some of {some}")
+        raise BadSetting(f"{who}: {setting} = {select!r} finds none of the weights that train: name some of {some}")
     return found

@@ -73,7 +73,8 @@ class HybridUpdate(Method):
     (arXiv 2602.20796).
 
     Raises:
-        BadSetting: "line" at another level than "global", or weights of which each rank holds a part.
+        BadSetting: "line" at another level than "global", the level "group" without `groups` that find something, or weights
+            of which each rank holds a part.
 
     >>> HybridUpdate("frozen").strategy, HybridUpdate(estimator="sign", level="entry").old
     ('frozen', 'one')
@@ -91,6 +92,9 @@ class HybridUpdate(Method):
     retention: float | None = setting(None, "alpha of the hybrid; estimated by default", low=0.0, high=1.0)
     gate: float | None = setting(None, "beta of the hybrid; estimated by default", low=0.0, high=1.0)
     level: Level = setting("layer", "what shares one alpha and one beta")
+    groups: str | None = setting(
+        None, 'for level = "group": an expression; weights in whose names it finds the same text share them'
+    )
     estimator: Literal["line", "newton", "cosine", "sign"] = setting("newton", "how alpha is read from gradients")
     old: Literal["one", "replay", "fisher"] = setting("one", "what speaks for the tasks before")
     kappa: float = setting(1.0, "sharpness of the cosine estimate", low=0.0)
@@ -119,6 +123,11 @@ class HybridUpdate(Method):
         super().__post_init__()
         if self.old == "replay" and self.memory is None:
             self.memory = Reservoir()
+        if (self.level == "group") != (self.groups is not None):
+            raise BadSetting(
+                f'HybridUpdate: level = "{self.level}" with groups = {self.groups!r}: groups is the expression for level = '
+                '"group", such as "attn|mlp", and for no other'
+            )
         if self.estimator == "line" and self.level != "global" and self._alpha is None:
             raise BadSetting(
                 f'HybridUpdate: "line" takes one loss for all weights: set level = "global", not "{self.level}"'
@@ -173,7 +182,7 @@ class HybridUpdate(Method):
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
         if self.tasks > 1 and self._beta is None:
             mine = {n: grads[n] for n in self.trained if n in grads}
-            self.gates = step_gates(self._reference(mine, site), mine, self.level, self.tasks - 1)
+            self.gates = step_gates(self._reference(mine, site), mine, self.level, self.tasks - 1, self.groups)
         return grads
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
@@ -209,6 +218,7 @@ class HybridUpdate(Method):
     def _treated(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """What alpha and beta are for."""
         held = named(weights_of(model, norms=self.norms, head=self.head), self.select, "HybridUpdate")
+        named(held, self.groups, "HybridUpdate", "groups")
         if parts := [n for n, p in held.items() if is_sharded(p)]:
             raise BadSetting(
                 f"HybridUpdate reads weights whole, and of {parts[0]} each rank has a part: leave fully_shard out"
@@ -258,12 +268,12 @@ class HybridUpdate(Method):
             return dict.fromkeys(params, parabola(torch.stack([probed(at)[0] for at in PLACES])))
         slope = probed()[1]
         if self.estimator != "newton":
-            return along(slope, way, self.estimator, self.level, self.kappa)
+            return along(slope, way, self.estimator, self.level, self.kappa, self.groups)
         nearer = probed(1 - NEAR)[1]
         return self._lowest(way, slope, {n: (slope[n] - nearer[n]) / NEAR for n in slope})
 
     def _lowest(self, way: Tensors, slope: Tensors, bend: Tensors) -> Tensors:
-        return lowest(*(group_sums({n: way[n] * t[n] for n in t}, self.level) for t in (slope, bend)))
+        return lowest(*(group_sums({n: way[n] * t[n] for n in t}, self.level, self.groups) for t in (slope, bend)))
 
     def _warm(self, model: nn.Module, task: Task) -> None:
         """Train the head's rows for classes that come for the first time, and nothing else; on all ranks alike."""

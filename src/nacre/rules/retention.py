@@ -45,20 +45,29 @@ def go_back(weight: Tensor, start: Tensor, alpha: Tensor | float) -> Tensor:
 
 @torch.no_grad()
 def along(
-    slope: Tensors, way: Tensors, estimator: Literal["cosine", "sign"], level: Level, kappa: float = 1.0
+    slope: Tensors,
+    way: Tensors,
+    estimator: Literal["cosine", "sign"],
+    level: Level,
+    kappa: float = 1.0,
+    groups: str | None = None,
 ) -> Tensors:
     """Alpha from directions alone: a group whose loss falls along its way is kept, one that it rises along goes back.
 
     "cosine": (1 + kappa cos(-g, D)) / 2, clipped; "sign": the share of a group's entries in which -g and D have one sign, of
     those in which both are not 0. Neither depends on the lengths of g and D. A group without slope or way is kept.
     """
+
+    def sums(terms: Tensors) -> Tensors:
+        return group_sums(terms, level, groups)
+
     if estimator == "sign":
         signs = {n: slope[n].sign() * way[n].sign() for n in way}
-        for_it = group_sums({n: (s < 0).float() for n, s in signs.items()}, level)
-        said = group_sums({n: (s != 0).float() for n, s in signs.items()}, level)
+        for_it = sums({n: (s < 0).float() for n, s in signs.items()})
+        said = sums({n: (s != 0).float() for n, s in signs.items()})
         return {n: torch.where(said[n] > 0, for_it[n] / said[n].clamp_min(1), 1.0) for n in way}
-    product = group_sums({n: slope[n] * way[n] for n in way}, level)
-    sizes = [group_sums({n: t[n].square() for n in way}, level) for t in (slope, way)]
+    product = sums({n: slope[n] * way[n] for n in way})
+    sizes = [sums({n: t[n].square() for n in way}) for t in (slope, way)]
     found = {}
     for n in way:
         both = sizes[0][n].sqrt() * sizes[1][n].sqrt()
