@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nacre.core.dice import dice, mix
@@ -41,6 +42,23 @@ class Net(nn.Module):
     def forward(self, x: Tensor, task: Tensor | None = None) -> Answer:
         z = self.body(x)
         return Answer(self.head(z, task) if self.takes_task else self.head(z), z)
+
+
+class Past(nn.Module):
+    """A model that calls `a` and reads the weight of `b` itself; or calls both, and torch's fused path reads `encoder`."""
+
+    def __init__(self, fused: bool = False):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 16)
+            self.encoder = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True) if fused else None
+            self.head = GrowingLinear(16)
+
+    def forward(self, x: Tensor) -> Answer:
+        z = self.a(x).relu()
+        z = F.linear(z, self.b.weight, self.b.bias) if self.encoder is None else self.encoder(self.b(z)[:, None])[:, 0]
+        return Answer(self.head(z), z)
 
 
 CENTRES = torch.randn(8, 8, generator=dice("centres")) * 1.5

@@ -192,20 +192,23 @@ def test_what_bends_down_goes_to_the_end_toward_which_the_loss_falls():
 @pytest.mark.parametrize("estimator", ["cosine", "sign"])
 @pytest.mark.parametrize("level", ["entry", "channel", "tensor", "layer", "group", "global"])
 def test_directions_alone_count_and_the_order_of_groups_does_not(estimator, level):
+    groups = r"\.w$|\.b$" if level == "group" else None
     way = {n: torch.randn(s, generator=dice("way", n)) for n, s in {"a.w": (3, 4), "a.b": (3,), "c.w": (2, 2)}.items()}
     slope = {n: torch.randn(t.shape, generator=dice("slope", n)) for n, t in way.items()}
-    found = along(slope, way, estimator, level)
+    found = along(slope, way, estimator, level, groups=groups)
     for c in (1e-4, 37.0):
-        scaled = along({n: c * g for n, g in slope.items()}, {n: t / c for n, t in way.items()}, estimator, level)
+        scaled = along(
+            {n: c * g for n, g in slope.items()}, {n: t / c for n, t in way.items()}, estimator, level, groups=groups
+        )
         assert all(torch.allclose(scaled[n], found[n], atol=1e-5) for n in way)
-    turned = along(dict(reversed(slope.items())), dict(reversed(way.items())), estimator, level)
+    turned = along(dict(reversed(slope.items())), dict(reversed(way.items())), estimator, level, groups=groups)
     assert all(torch.allclose(turned[n], found[n], atol=1e-6) for n in way)
-    kept = along({n: -t for n, t in way.items()}, way, estimator, level)
-    gone = along(way, way, estimator, level)
+    kept = along({n: -t for n, t in way.items()}, way, estimator, level, groups=groups)
+    gone = along(way, way, estimator, level, groups=groups)
     assert all(torch.allclose(kept[n], torch.ones(())) and gone[n].abs().max() < 1e-6 for n in way)
     assert all(a.max() <= 1 and a.min() >= 0 for a in found.values())
     assert {n: (a * torch.ones_like(way[n])).shape for n, a in found.items()} == {n: w.shape for n, w in way.items()}
-    silent = along({n: torch.zeros_like(t) for n, t in way.items()}, way, estimator, level)
+    silent = along({n: torch.zeros_like(t) for n, t in way.items()}, way, estimator, level, groups=groups)
     assert all((a == 1).all() for a in silent.values()), "who says nothing keeps all"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,13 +11,14 @@ from torch import nn
 from worlds import Net, rows, stream
 
 from nacre.core.drive import Drive
-from nacre.core.method import Method
-from nacre.core.model import forward
+from nacre.core.method import Method, compose
+from nacre.core.model import evaluating, forward
 from nacre.core.optim import MadeOptimizer
+from nacre.core.rows import Batch
 from nacre.core.stream import Task
 from nacre.learner import Learner, Listener, Stage
 from nacre.losses import distillation
-from nacre.methods import LwF
+from nacre.methods import MIST, OSFT, RLRR, LwF, TaskAdapters
 from nacre.metrics import Matrix, score
 
 SGD = MadeOptimizer("sgd", 0.1)
@@ -159,3 +161,41 @@ def test_it_forgets_less_than_fine_tuning_where_tasks_are_told():
                 matrix.add(f"task{met.task.index}", test, score(learner.predict, held), len(held), test in met.tests)
         forgotten[name] = matrix.forgetting()
     assert forgotten["lwf"] < 0.5 * forgotten["plain"] and forgotten["plain"] > 0.02, forgotten
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        OSFT(),
+        RLRR(start="published"),
+        TaskAdapters(rank=2),
+        TaskAdapters(kind="ia3", target="all-linear"),
+        MIST(objective_of="stage", batch=16, form="compact"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_the_teacher_answers_as_the_model_did_whatever_stood_beside_its_weights(other, first):
+    lwf, x = LwF(), Batch(torch.randn(16, 8), torch.zeros(16, dtype=torch.long))
+    other = copy.deepcopy(other)
+    method, net = compose(*((lwf, other) if first else (other, lwf))), Net(dropout=0.0)
+    made, then = MadeOptimizer("adamw", 0.02), torch.empty(0)
+    for k, met in enumerate(stream(splits=((0, 1), (2, 3)))):
+        with Drive(method, net, made, met.task, seed=0) as drive:
+            if k:
+                torch.testing.assert_close(lwf.teacher.answer(net, x).logits, then, atol=1e-4, rtol=1e-4)
+            for batch in drive.batches(0, 8):
+                drive.optimizer.zero_grad()
+                drive.loss(batch).backward()
+                drive.optimizer.step()
+                drive.stepped()
+            now = answered(net, x)
+        then = answered(net, x)
+        torch.testing.assert_close(now, then, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(lwf.teacher.answer(net, x).logits, then, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def answered(net: nn.Module, batch: Batch) -> torch.Tensor:
+    with evaluating(net):
+        return net(batch.x).logits

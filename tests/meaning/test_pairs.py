@@ -9,11 +9,28 @@ import torch
 from worlds import Net, stream
 
 import nacre.methods
-from nacre.core.errors import BadSetting
+from nacre.core.errors import BadSetting, BadUse
 from nacre.core.method import Method, compose, leaves, trains
 from nacre.core.optim import MadeOptimizer
 from nacre.learner import Learner, Stage
-from nacre.methods import AGEM, DER, ER, ERACE, EWC, MAS, MIST, SI, SLDA, Cumulative, DERpp, GDumb, ICaRL, LwF, RanPAC
+from nacre.methods import (
+    AGEM,
+    DER,
+    ER,
+    ERACE,
+    EWC,
+    MAS,
+    MIST,
+    OSFT,
+    SI,
+    SLDA,
+    Cumulative,
+    DERpp,
+    GDumb,
+    ICaRL,
+    LwF,
+    RanPAC,
+)
 from nacre.rules import Rest
 from nacre.schedules import schedule
 
@@ -21,12 +38,12 @@ ADAMW = MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.1})
 PARTS: list[Method] = [
     *(AGEM(rows=8, how="move"), Cumulative(), DER(rows=4), DERpp(rows=4), ER(rows=4), ERACE(rows=4), EWC(rows=4)),
     *(GDumb(), ICaRL(), LwF(), LwF(balance="tasks"), MAS(rows=4), SI(), SLDA(), RanPAC(width=16)),
-    *(MIST(width=8, batch=16), MIST(objective_of="stage", batch=16)),
+    *(MIST(width=8, batch=16), MIST(objective_of="stage", batch=16), OSFT(), OSFT(form="weights")),
 ]
 
 
 def named(part: Method) -> str:
-    return type(part).__name__ + ("-" + part.balance if isinstance(part, LwF) else "")
+    return type(part).__name__ + ("-" + part.balance if isinstance(part, LwF) else "") + getattr(part, "form", "")
 
 
 def learned(*parts: Method | Rest) -> Learner:
@@ -51,7 +68,11 @@ def test_with_any_other_it_learns_and_what_rests_stays(one):
             continue
         if not (trains(one) or trains(other)):
             continue
-        model = learned(one, other, Rest("body.0.weight")).model
+        try:
+            model = learned(one, other, Rest("body.0")).model
+        except BadUse as error:  # of weights that train by factors some methods would hear nothing
+            assert "OSFT" in (type(one).__name__, type(other).__name__) and "as a whole" in str(error)
+            continue
         assert torch.equal(model.body[0].weight, start), f"{named(one)} with {named(other)} moved what rests"
         assert all(p.isfinite().all() for p in model.parameters()), f"{named(one)} with {named(other)}"
         assert not torch.equal(model.body[4].weight, Net(norm=False).body[4].weight), "it learned"
@@ -82,7 +103,7 @@ def carried(part: Method, *others: Method, falls: bool) -> torch.Tensor:
 def test_every_method_hears_replay_and_schedules(part):
     """It learns beside ER under a schedule, and leaving out either ends elsewhere; or it is refused in words."""
     if isinstance(part, ER):
-        return
+        pytest.skip("two of one name cannot be composed")
     replay = ER(rows=4)
     try:
         both = carried(part, replay, falls=True)

@@ -197,3 +197,18 @@ def test_bases_that_do_not_fit_are_refused():
     ):
         with pytest.raises(BadSetting, match=said), attached(rule, made, layer):
             made.step()
+
+
+def test_the_optimizers_own_copies_keep_out_too():
+    schedulefree = pytest.importorskip("schedulefree")
+    layer, u, v = matrix()
+    start, made = layer.weight.detach().clone(), schedulefree.SGDScheduleFree(layer.parameters(), lr=0.1, momentum=0.9)
+    made.train()
+    with attached(Project(left={"weight": u}, right={"weight": v}), made, layer):
+        for k in range(30):
+            made.zero_grad()
+            layer(torch.randn(20, 32, generator=dice("x", k))).square().mean().backward()
+            made.step()
+    made.eval()
+    way = layer.weight.detach() - start
+    assert way.norm() > 0.05 and max((u.T @ way).norm(), (way @ v).norm()) < 1e-4 * way.norm()

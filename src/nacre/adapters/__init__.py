@@ -1,5 +1,6 @@
 """Small weights beside a model's own: adapters in the form of PEFT, chosen entries as parameters, and norms."""
 
+from .called import layers_called, read_past
 from .described import describe, rebuild, unwrapped
 from .effective import effective
 from .folders import load_adapters, save_adapters
@@ -7,7 +8,7 @@ from .layers import adapters_in, answering_with, base_fingerprint, merged, put_i
 from .norms import Normed, RowNorm, insert_norms
 from .osf import decomposed, merge_osf, put_in_osf
 from .rescaled import merge_rescaling, put_in_rescaling, rescalable
-from .sparse import entries_in, layers_called, put_in_entries, take_out_entries, unfit, write_entries
+from .sparse import entries_in, put_in_entries, take_out_entries, unfit, write_entries
 
 __all__ = [
     "Normed",
@@ -29,6 +30,7 @@ __all__ = [
     "put_in_entries",
     "put_in_osf",
     "put_in_rescaling",
+    "read_past",
     "rebuild",
     "rescalable",
     "save_adapters",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..core.errors import BadData, NacreError
 from ..core.files import first_line
-from .layers import adapted, adapters_in, exactly, peft_for, put_in, tensors_of
+from ..core.in_use import adapted
+from .layers import adapters_in, exactly, peft_for, put_in, tensors_of
 
 WRAPPED = ".base_model.model."
 """What PEFT's own wrapper adds to the names of the model that it wraps."""

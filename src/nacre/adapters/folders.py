@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..core.errors import BadData, BadModel, BadSetting, UnknownName
 from ..core.files import first_line
+from ..core.in_use import BASE, adapted
 from ..core.model import bare
-from .layers import BASE, adapted, adapters_in, exactly, peft_for, put_in, tensors_of
+from .layers import adapters_in, exactly, peft_for, put_in, tensors_of
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."

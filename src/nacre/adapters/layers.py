@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -19,13 +18,12 @@ from torch import Tensor, nn
 
 from ..core.dice import dice
 from ..core.errors import BadSetting, MissingExtra, UnknownName
+from ..core.in_use import BASE, adapted
 from ..core.model import bare, fingerprint, head_prefixes
 
 Kind = Literal["lora", "ia3"]
 CALLED = {"LORA": "lora", "IA3": "ia3"}
 """The kinds that are put in here, by PEFT's name for them."""
-BASE = ".base_layer"
-"""What PEFT adds to the name of a layer that it wraps."""
 
 
 def peft_for(what: str) -> Any:
@@ -39,15 +37,6 @@ def peft_for(what: str) -> Any:
     except ImportError as error:
         raise MissingExtra(what, "peft", "peft") from error
     return peft
-
-
-def adapted(model: nn.Module) -> dict[str, Any]:
-    """The layers of PEFT in a model, by name."""
-    if "peft" not in sys.modules:  # then nobody has put any in
-        return {}
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return {name: layer for name, layer in bare(model).named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
 def adapters_in(model: nn.Module) -> dict[str, Any]:
@@ -89,9 +78,9 @@ def targets_in(model: nn.Module, target: str = "auto", kind: Kind = "lora") -> l
     """
     layers = dict(_layers(bare(model)))
     linear = [name for name, layer in layers.items() if not isinstance(layer, (nn.Conv2d, nn.Embedding))]
-    words = [] if target == "all-linear" else _usual(model, kind) if target == "auto" else _words(target)
+    words = [] if target == "all-linear" else _usual(model, kind) if target == "auto" else words_of(target)
     if words:
-        found = [name for name in layers if _is_one_of(name, words)]
+        found = [name for name in layers if is_one_of(name, words)]
     else:  # convolutions only where nothing else is there
         found = linear or [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
     if not found:
@@ -107,7 +96,7 @@ def targets_in(model: nn.Module, target: str = "auto", kind: Kind = "lora") -> l
 def feedforward_in(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Of these layers those whose input (IA)^3 scales, as PEFT does for this kind of transformers model."""
     words = _table("TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING").get(_model_type(model), [])
-    return [name for name in targets if _is_one_of(name, words)]
+    return [name for name in targets if is_one_of(name, words)]
 
 
 def config_of(kind: Kind, targets: Sequence[str], rank: int, alpha: float, feedforward: Sequence[str] = ()) -> Any:
@@ -264,11 +253,13 @@ def _model_type(model: nn.Module) -> str:
     return ""
 
 
-def _words(target: str) -> list[str]:
+def words_of(target: str) -> list[str]:
+    """The names, or ends of names, that a `target` lists."""
     return [word for part in target.split(",") if (word := part.strip())] or [target]
 
 
-def _is_one_of(name: str, words: Sequence[str]) -> bool:
+def is_one_of(name: str, words: Sequence[str]) -> bool:
+    """Whether one of these is a name, or the end of it."""
     return any(name == word or name.endswith(f".{word}") for word in words)
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from ..core import ranks
 from ..core.errors import BadSetting
+from ..core.in_use import adapted
 from ..core.model import bare, exact
 from ..core.state import Tensors
-from .layers import adapted, peft_for
+from .layers import peft_for
 from .rescaled import rescalable
 
-NAME = "osft"  # what PEFT calls it
+NAME = "nacre_osft"  # what PEFT calls it: a name that nobody else gives
 LOW = ("U_low", "S_low", "V_low")
 
 
@@ -72,9 +73,10 @@ def put_in_osf(model: nn.Module, splits: Mapping[str, Tensors]) -> None:
         layer = model.get_submodule(name)
         if name not in there:
             if not rescalable(layer):
+                kind, home = type(layer), type(layer).__module__.partition(".")[0]
                 raise BadSetting(
-                    f"{name} is a {type(layer).__name__}, and only the weights of plain linear layers are decomposed: leave it "
-                    "out"
+                    f"{name} is a {kind.__name__} of {home}, and only the weights of torch's own linear layers are decomposed: "
+                    "leave it out, or give the part that put it there a stage of its own"
                 )
             _replace(model, name, _around(layer, cut))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.dice import dice
 from ..core.errors import BadSetting
 from ..core.model import bare
+from ..core.state import Tensors
 
 OUT, IN, SHIFT = "rescale_out", "rescale_in", "rescale_shift"
 
@@ -27,6 +28,7 @@ class Rescaled(nn.Module):
     rescale_in: nn.Parameter
     rescale_shift: nn.Parameter | None
     required: dict[str, bool]
+    put_beside: ClassVar[tuple[str, ...]] = (OUT, IN, SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.scaled(), self.shifted())
@@ -38,6 +40,11 @@ class Rescaled(nn.Module):
     def shifted(self) -> Tensor | None:
         """The bias that is used."""
         return None if self.bias is None or self.rescale_shift is None else self.bias + self.rescale_shift
+
+    def weights_used(self) -> Tensors:
+        """Both, by their names in the layer."""
+        bias = self.shifted()
+        return {"weight": self.scaled()} | ({} if bias is None else {"bias": bias})
 
 
 def put_in_rescaling(model: nn.Module, names: Iterable[str], seed: int | str = 0, identity: bool = True) -> None:

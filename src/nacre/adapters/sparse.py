@@ -6,8 +6,7 @@ classes of layers, hooks and `state_dict()` stay what they were: a model that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 import torch
@@ -156,29 +155,6 @@ def unfit(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
         elif not weight.is_contiguous() or not weight.is_floating_point() or weight.numel() >= 2**31:
             found[name] = "it is strided, no plain floating-point tensor, or larger than 2^31 entries"
     return found
-
-
-@contextmanager
-def layers_called(model: nn.Module) -> Iterator[set[str]]:
-    """The names of the modules that are called inside: a weight of another that has a gradient is read past its own layer.
-
-    >>> net = nn.ModuleDict({"called": nn.Linear(2, 2), "read": nn.Linear(2, 2)})
-    >>> with layers_called(net) as names:
-    ...     _ = net["called"](torch.ones(1, 2)) @ net["read"].weight
-    >>> names
-    {'called'}
-    """
-    names: set[str] = set()
-
-    def hear(name: str) -> Callable[..., None]:
-        return lambda *_: names.add(name)
-
-    handles = [module.register_forward_pre_hook(hear(name)) for name, module in bare(model).named_modules()]
-    try:
-        yield names
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def refuse_unheard(site: Site, me: Rule) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from .errors import BadSetting
+from .in_use import in_use, plain
 from .model import Outputs, bare, evaluating, forward
 from .rows import Batch
 from .shards import is_sharded
@@ -21,8 +22,9 @@ class Snapshot(Stateful):
     """The weights and buffers of a model as they were, kept as state.
 
     It answers through the modules of the live model, which are lent its tensors: in eval mode, without a graph, and with as
-    many classes as its head had. A module that was put in later answers as it was when the snapshot first met it; what is put
-    into a model starts as the identity, so the answer stays what it was.
+    many classes as its head had. Adapters and what else stands beside a weight count as the weights that they made: they have
+    no say in the answer, neither those of then nor those of now. Another module that was put in later answers as it was when
+    the snapshot first met it.
 
     >>> model, rows = nn.Linear(2, 3), Batch(torch.ones(1, 2), torch.zeros(1))
     >>> then = Snapshot()
@@ -41,23 +43,18 @@ class Snapshot(Stateful):
         return bool(self.tensors)
 
     def take(self, model: nn.Module) -> None:
-        """Copy the model as it is now.
+        """Copy the model as it is now: the weights that it uses.
 
         Raises:
             BadSetting: each rank holds a part of its weights.
         """
-        live = bare(model).state_dict()
-        if parts := [n for n, t in live.items() if is_sharded(t)]:
-            raise BadSetting(
-                f"of {parts[0]} each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole "
-                "weights: train this method without fully_shard"
-            )
-        self.tensors = {n: t.detach().clone() for n, t in live.items()}
+        _refuse_parts(model)
+        self.tensors = {n: t.detach().clone() for n, t in in_use(model).items()}
 
     def extend(self, model: nn.Module) -> None:
-        """Add what the model has gained since, as it is now: modules, and rows of a head; at first all of it."""
+        """Add what the model has gained since, as it is now: modules, adapters too, and rows of a head; at first all of it."""
         if not self.taken:
-            self.take(model)
+            _refuse_parts(model)
         for n, t in bare(model).state_dict().items():
             kept = self.tensors.get(n)
             if kept is None:
@@ -81,11 +78,11 @@ class Snapshot(Stateful):
     def answer(self, model: nn.Module, batch: Batch) -> Outputs:
         """What the model answered for `batch` when it was copied."""
         model = bare(model)
-        for n, t in model.state_dict().items():
-            if n not in self.tensors:
-                self.tensors[n] = t.detach().clone()
-        with evaluating(model), torch.no_grad():
-            return forward(Lent(model, self.tensors), batch)
+        with plain(model) as beside, evaluating(model), torch.no_grad():
+            for n, t in model.state_dict().items():
+                if n not in self.tensors and n not in beside:
+                    self.tensors[n] = t.detach().clone()
+            return forward(Lent(model, self.tensors | beside), batch)
 
 
 class Lent(nn.Module):
@@ -98,3 +95,11 @@ class Lent(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self.model, self.tensors, args, kwargs, tie_weights=False)
+
+
+def _refuse_parts(model: nn.Module) -> None:
+    if parts := [n for n, t in bare(model).state_dict().items() if is_sharded(t)]:
+        raise BadSetting(
+            f"of {parts[0]} each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole "
+            "weights: train this method without fully_shard"
+        )

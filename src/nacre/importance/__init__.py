@@ -8,6 +8,7 @@ from .select import named, top_share, top_share_of_all, weights_of
 from .sensitivity import sensitivity
 from .slope import mean_slope
 from .squares import squared_gradients
+from .turning import turned_least
 
 __all__ = [
     "PathIntegral",
@@ -25,5 +26,6 @@ __all__ = [
     "summed",
     "top_share",
     "top_share_of_all",
+    "turned_least",
     "weights_of",
 ]

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from ..adapters import decomposed, merge_osf, put_in_osf, rescalable, targets_in
-from ..adapters.layers import BASE
-from ..adapters.osf import factor
+from ..adapters import decomposed, merge_osf, put_in_osf, read_past, rescalable, targets_in
+from ..adapters.layers import is_one_of, words_of
+from ..adapters.osf import LOW, factor
 from ..adapters.sparse import treated_whole
-from ..core import ranks
-from ..core.errors import BadSetting, BadUse
-from ..core.method import Method
-from ..core.model import evaluating, forward, head_prefixes
+from ..core.errors import BadSetting, BadUse, NonFinite
+from ..core.in_use import BASE, adapted
+from ..core.method import Method, leaves
+from ..core.model import head_prefixes
 from ..core.paper import Fidelity, Paper
-from ..core.rows import batches
 from ..core.rule import Site
 from ..core.shards import is_sharded
 from ..core.state import Tensors, scratch, setting, state
 from ..core.stream import Task
+from ..importance import turned_least
 from ..rules.moves import wide
 from ..rules.project import project_moves, project_out
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,14 +41,20 @@ class OSFT(Method):
     the stage ends W becomes what was used, and the layers are plain again. With `form = "weights"` W itself trains, by
     D <- (I - U_h U_h') D (I - V_h' V_h): as much is protected, without PEFT and without memory for factors. Either way
     U_h' W' = U_h' W and W' V_h' = W V_h': the layer answers inputs in span V_h, and into span U_h, as before; but for their
-    rounding, where weights are of 16 bits.
+    rounding, where weights are of 16 bits. A layer whose weight the model reads past it, as torch's own fused paths do, trains
+    as with `form = "weights"`, which is said.
+
+    Where it is composed, it stands behind all parts that reshape moves (SAGE, AdaRem, CLASSP, Multiplicative, NaP, KeepNorm,
+    Quantise, ECO): what these do after it is not kept out. Rest has the last word, so where MIST, SaRA, SoTU, Drop or Rest let
+    a part of a weight's entries rest, that weight keeps no promise, which is said: give them a stage of their own. So also
+    heads that read features (SimpleCIL, RanPAC, SLDA, LDC): in a stage behind this one they read what it has left.
 
     Of m = min(out, in) singular values k = floor(r m) are protected, with r = `rank`, or (t - 1) / n on the t-th task where n
     tasks are to share the weights (`budget`; from task n on it stays). With `by = "importance"`, r is least + I (r - least) in
     [0, 1], where I is the mean cosine between what goes into a layer and what comes out of it over the task's rows, divided by
-    its mean over the layers: `rank` is the paper's target ratio (trr, 0.8 there) and `least` its minimum (mrr). Negative
-    cosines count as 0. A layer whose output is not as wide as its input has no cosine and takes I = 1. At k = 0 a weight
-    trains freely, at k = m it rests.
+    its mean over the layers: `rank` is the paper's target ratio (trr, 0.8 there) and `least` its minimum (mrr), of which no
+    more than r counts. Negative cosines count as 0, padding (`attention_mask`) not at all. A layer whose output is not as wide
+    as its input has no cosine and takes I = 1. At k = 0 a weight trains freely, at k = m it rests.
 
     Differences from the published code: there only *gradients* are projected, and what Adam makes of them moves in protected
     directions all the same (so does decay, where W itself trains); `where = "grads"` is that form, for contrast. There the
@@ -56,8 +64,10 @@ class OSFT(Method):
     Paper: Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (arXiv 2504.07097).
 
     Raises:
-        BadSetting: no linear layer that trains is found, or each rank holds a part of one.
-        BadUse: beside the factors stands a part that would not be heard.
+        BadSetting: no linear layer that trains is found, or none for a name in `target`, each rank holds a part of one, or
+            `least` is above `rank`.
+        BadUse: beside the factors stands a part that would not be heard, or another part has taken the layers.
+        NonFinite: a weight is not finite.
 
     >>> OSFT(rank=0.8, by="importance", form="weights").least
     0.1
@@ -91,11 +101,15 @@ class OSFT(Method):
     others: Literal["frozen", "train"] = setting("frozen", "the body's other tensors, such as biases and norms")
     rows: int | None = setting(None, "rows that importance is taken of; all of the task by default", low=1)
     batch: int = setting(64, "rows in a batch for importance", low=1)
-    tasks: int = state(int)  # stages begun
-    splits: dict[str, Tensors] = state(dict)  # of each layer with something to protect, while a stage runs
+    tasks: int = state(int)  # stages that ended
+    splits: dict[str, Tensors] = state(
+        dict
+    )  # by layer with something to protect, while a stage runs; U_low: by factors
     frozen: list[str] = state(list)  # parameters that are frozen for it
     bases: tuple[Tensors, Tensors] | None = scratch()  # U_h and V_h' by the names of what trains
     room: Tensors = scratch(dict)  # memory for moves
+    stepping: Any = scratch()  # a weak reference to the optimizer
+    warned: bool = scratch(bool)  # of rest
 
     @classmethod
     def examples(cls) -> Iterator[Method]:
@@ -103,28 +117,45 @@ class OSFT(Method):
         yield cls(form="weights", by="importance", rank=0.8, batch=16)
         yield cls(budget=3, others="train")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by == "importance" and self.budget is None and self.least > self.rank:
+            raise BadSetting(
+                f"OSFT protects least = {self.least} of a layer at importance 0, and rank = {self.rank} at importance 1, so "
+                "that important layers would protect less: set least to at most rank"
+            )
+
     def overrides(self, hook: str) -> bool:
-        grads, moves = {"shape_grads"}, {"shape_weights", "needs_old"}
-        silent = {*(() if self.form == "weights" else grads), *(moves if self.where == "grads" else ())}
-        return super().overrides(hook) and hook not in silent
+        return super().overrides(hook) and not (self.where == "grads" and hook in {"shape_weights", "needs_old"})
 
     def prepare(self, model: nn.Module) -> None:
-        if self.form == "factors" and self.splits:
+        if factored := [name for name in self.splits if self._factored(name)]:
             there = {name for name, _ in model.named_modules()}  # others may add some later
-            put_in_osf(model, {name: cut for name, cut in self.splits.items() if name in there})
+            put_in_osf(model, {name: self.splits[name] for name in factored if name in there})
         self._require(model, False)
 
     def begin_stage(self, model: nn.Module, task: Task) -> None:
         self._end(model)  # of a stage that failed
-        self.tasks += 1
         layers = self._layers(model)
         weights = {name: model.get_parameter(f"{name}.weight") for name in layers}
+        if broken := [name for name, weight in weights.items() if not bool(weight.isfinite().all())]:
+            raise NonFinite(
+                f"{broken[0]}.weight, which OSFT is to decompose, has entries that are NaN or infinite: go back to a "
+                "checkpoint from before, and lower the learning rate or clip gradients"
+            )
         kept = {n: math.floor(r * min(weights[n].shape) + 1e-9) for n, r in self._ratios(model, task, layers).items()}
         self.splits = {n: decomposed(weights[n], k) for n, k in kept.items() if 0 < k < min(weights[n].shape)}
-        if self.form == "weights":
-            self.splits = {n: {leaf: cut[leaf] for leaf in ("U_high", "V_high")} for n, cut in self.splits.items()}
+        past = read_past(model, [*self.splits], task) if self.form == "factors" else [*self.splits]
+        for name in past:
+            self.splits[name] = {leaf: self.splits[name][leaf] for leaf in ("U_high", "V_high")}
+        if past and self.form == "factors" and not self.tasks:
+            logger.warning(
+                'OSFT trains %d weights as with form = "weights", such as that of %s: the model reads it past its layer',
+                len(past),
+                past[0],
+            )
         own = {f"{n}.weight" for n in layers}
-        free = {f"{n}.weight" for n, k in kept.items() if not k or (self.form == "weights" and n in self.splits)}
+        free = {f"{n}.weight" for n, k in kept.items() if not k or n in past}
         heads = tuple(f"{prefix}." for prefix in head_prefixes(model))
         self.frozen = [
             n
@@ -133,51 +164,84 @@ class OSFT(Method):
         ]
 
     def shape_grads(self, grads: Tensors, site: Site) -> Tensors:
-        left, right = self._bases(site)
+        left, right = self._bases()
         for n, grad in grads.items():
-            if n in left or n in right:
+            if n in left and n in right:  # PEFT's hooks have seen to those of factors
                 slope = grad.to(wide(grad))
                 project_out(slope, left.get(n), right.get(n))
                 grad.copy_(slope)
         return grads
 
     def shape_weights(self, new: Tensors, old: Tensors, site: Site) -> Tensors:
-        project_moves(new, old, *self._bases(site), self.room)
+        project_moves(new, old, *self._bases(), self.room, site)
         return new
 
     def needs_old(self, name: str) -> bool:
-        layer = name.removesuffix(".weight") if self.form == "weights" else name.rpartition(".osf_svd_params.")[0]
-        return layer in self.splits and not name.endswith("S_low")
+        left, right = self._bases()
+        return name in left or name in right
 
     def still(self, site: Site) -> Tensors:
-        names = [f"{name}.weight" for name in self.splits] if self.form == "factors" else []
-        if found := treated_whole(site, self, names):
+        if found := treated_whole(site, self, [f"{name}.weight" for name in self.splits if self._factored(name)]):
             raise BadUse(
-                f"{found[0]} treats {found[1]} as a whole, of which OSFT trains factors, so that it would not be heard: set "
-                'form = "weights"'
+                f"{found[0]} treats {found[1]} as a whole, of which OSFT trains factors, so that it would not be heard: give "
+                'it a stage of its own, or set form = "weights" if it lets no entries rest'
             )
+        left, right = self._bases()
+        if lost := sorted((left.keys() | right.keys()) - site.params.keys()):
+            raise BadUse(
+                f"OSFT is to keep moves of {lost[0]} out of protected directions, and the optimizer does not hold it: give a "
+                "part that takes its layer or freezes it, such as TaskAdapters, RLRR or MIST, a stage of its own, and the "
+                "optimizer all that trains"
+            )
+        self.stepping = weakref.ref(site.optimizer)
+        self._tell_of_rest(site, left.keys() | right.keys())
         return {}
 
     def end_stage(self, model: nn.Module, task: Task) -> None:
         self._end(model)
+        self.tasks += 1
 
     def _end(self, model: nn.Module) -> None:
-        """Make an ordinary model of it again."""
+        """Make an ordinary model of it again; the optimizer forgets the factors, which the next task takes anew."""
+        if (optimizer := self.stepping and self.stepping()) is not None:
+            names = {factor(name, leaf) for name in self.splits for leaf in LOW}
+            for name, p in model.named_parameters():
+                if name in names:
+                    optimizer.state.pop(p, None)
         merge_osf(model)
         self._require(model, True)
-        self.splits, self.frozen, self.bases, self.room = {}, [], None, {}
+        self.splits, self.frozen, self.bases, self.room, self.stepping = {}, [], None, {}, None
+
+    def _factored(self, layer: str) -> bool:
+        """Whether a layer trains by factors."""
+        return "U_low" in self.splits[layer]
+
+    def _tell_of_rest(self, site: Site, names: Collection[str]) -> None:
+        """Say it once where another part lets a part of what is protected rest."""
+        for part in leaves(site.rule) if not self.warned else ():
+            asked = part.resting(site) if part is not self and part.overrides("resting") else {}
+            if resters := sorted(n for n in names if n in asked and bool(asked[n].any()) and not bool(asked[n].all())):
+                self.warned = True
+                logger.warning(
+                    "%s lets entries of %s rest, so that its moves enter the directions that OSFT protects: give it a stage of "
+                    "its own",
+                    type(part).__name__,
+                    resters[0],
+                )
+                return
 
     def _require(self, model: nn.Module, required: bool) -> None:
+        around = {f"{name}{BASE}.{leaf}": f"{name}.{leaf}" for name in self.splits for leaf in ("weight", "bias")}
         for name, p in model.named_parameters():
-            if name.replace(BASE, "") in self.frozen:
+            if around.get(name, name) in self.frozen:
                 p.requires_grad_(required)
 
-    def _bases(self, site: Site) -> tuple[Tensors, Tensors]:
+    def _bases(self) -> tuple[Tensors, Tensors]:
         """U_h and V_h' by the names of what trains, where it lies."""
         if self.bases is None:
             left, right = {}, {}
             for layer, cut in self.splits.items():
-                factors = self.form == "factors"
+                factors = self._factored(layer)
                 left[factor(layer, "U_low") if factors else f"{layer}.weight"] = cut["U_high"]
                 right[factor(layer, "V_low") if factors else f"{layer}.weight"] = cut["V_high"].mT
             self.bases = left, right
@@ -187,21 +251,30 @@ class OSFT(Method):
         """The linear layers whose weights are decomposed: plain ones that train and share no weight."""
         named = dict(model.named_parameters(remove_duplicate=False))
         shared = {id(p) for p in named.values() if sum(other is p for other in named.values()) > 1}
+        inside = tuple(f"{name}." for name in adapted(model))
+
+        def unfit(name: str) -> str:
+            layer, p = model.get_submodule(name), named.get(f"{name}.weight")
+            if name.startswith(inside):
+                return "is a part of an adapter"
+            if not rescalable(layer) or p is None:
+                return f"is a {type(layer).__name__} and none of torch's own"
+            return "is frozen" if not p.requires_grad else "has a weight of more than one name" * (id(p) in shared)
+
         try:
-            found = [
-                name
-                for name in targets_in(model, self.target)
-                if rescalable(model.get_submodule(name))
-                and (p := named.get(f"{name}.weight")) is not None
-                and p.requires_grad
-                and id(p) not in shared
-            ]
+            why = {name: unfit(name) for name in targets_in(model, self.target)}
         except BadSetting:
-            found = []
-        if not found:
+            why = {}
+        found = [name for name, reason in why.items() if not reason]
+        words = [] if self.target in ("auto", "all-linear") else words_of(self.target)
+        missing = [word for word in words if not any(is_one_of(name, [word]) for name in found)]
+        if missing or not found:
+            word = missing[0] if missing else self.target
+            reasons = [f"{n} {reason}" for n, reason in why.items() if reason and (not words or is_one_of(n, [word]))]
             raise BadSetting(
-                f"OSFT decomposes linear layers below the head, and target = {self.target!r} names none that is one of torch's "
-                'own and trains: name others, unfreeze them, or set target = "all-linear"'
+                f"OSFT decomposes linear layers below the head, and {word!r} in target = {self.target!r} names none that it "
+                f"can ({reasons[0] if reasons else 'no layer has that name'}): name others, unfreeze them, or set target = "
+                '"all-linear"'
             )
         if cut := [name for name in found if is_sharded(named[f"{name}.weight"])]:
             raise BadSetting(
@@ -211,37 +284,9 @@ class OSFT(Method):
 
     def _ratios(self, model: nn.Module, task: Task, layers: list[str]) -> dict[str, float]:
         """The share of its singular values that each layer protects on this task."""
-        rank = self.rank if self.budget is None else min(self.tasks - 1, self.budget - 1) / self.budget
+        rank = self.rank if self.budget is None else min(self.tasks, self.budget - 1) / self.budget
         if self.by == "share":
             return dict.fromkeys(layers, rank)
-        importance = self._importance(model, task, layers)
-        return {n: min(max(self.least + i * (rank - self.least), 0.0), 1.0) for n, i in importance.items()}
-
-    @torch.no_grad()
-    def _importance(self, model: nn.Module, task: Task, layers: list[str]) -> dict[str, float]:
-        """I: the mean cosine between input and output of each layer, with a mean of 1 over those that have one."""
-        sums = torch.zeros(len(layers), 2, dtype=torch.float64, device=task.device)  # of cosines, and how many
-
-        def hear(i: int) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-                if args and args[0].shape == out.shape:
-                    cosines = F.cosine_similarity(args[0].double(), out.double(), dim=-1)
-                    sums[i] += torch.stack([cosines.sum(), cosines.new_tensor(cosines.numel())])
-
-            return hook
-
-        order = torch.arange(0, task.rows, max(task.rows // (self.rows or task.rows or 1), 1))[: self.rows]
-        starts = ranks.share_of(torch.arange(0, len(order), self.batch)).tolist()
-        handles = [model.get_submodule(name).register_forward_hook(hear(i)) for i, name in enumerate(layers)]
-        try:
-            with evaluating(model):
-                for low in starts:
-                    for batch in batches(task.train, self.batch, order[low : low + self.batch], device=task.device):
-                        forward(model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        ranks.total([sums])
-        means = {n: max(s / c, 0.0) for n, (s, c) in zip(layers, sums.tolist(), strict=True) if c}
-        mean = sum(means.values()) / max(len(means), 1)
-        return {n: means[n] / mean if n in means and mean > 0 else 1.0 for n in layers}
+        importance = turned_least(model, task, layers, self.rows, self.batch)
+        least = min(self.least, rank)
+        return {n: min(least + i * (rank - least), 1.0) for n, i in importance.items()}

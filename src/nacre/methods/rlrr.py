@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from ..adapters import merge_rescaling, put_in_rescaling, rescalable, targets_in
+from ..adapters import merge_rescaling, put_in_rescaling, read_past, rescalable, targets_in
 from ..core.errors import BadSetting
 from ..core.method import Method
 from ..core.model import head_prefixes
@@ -16,6 +17,8 @@ from ..core.paper import Fidelity, Paper
 from ..core.shards import is_sharded
 from ..core.state import setting, state
 from ..core.stream import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -25,7 +28,8 @@ class RLRR(Method):
     A linear layer answers (W + W * (l r')) x + b + f while a stage lasts; l, r and f train, and so do the head and, with
     `norms`, the scales and shifts of norm layers, which is what the published method inserts after them. All else is frozen.
     When the stage ends W and b become what was used, bit for bit, and the layers are plain again: each task of a stream
-    rescales what the tasks before have left.
+    rescales what the tasks before have left. A layer whose weight the model reads past it, as torch's own fused paths do, stays
+    as it is, frozen, which is said.
 
     Differences from the published code: there l and r both start at draws of +-sqrt(6) and +-sqrt(6 / in), so that training
     begins with the weights off by about a tenth; here l = 0 and every answer is that of before (`start = "published"` is
@@ -35,7 +39,7 @@ class RLRR(Method):
     Paper: Low-Rank Rescaled Vision Transformer Fine-Tuning: A Residual Design Approach (arXiv 2403.19067).
 
     Raises:
-        BadSetting: no linear layer is found, or each rank holds a part of one.
+        BadSetting: no linear layer is found that the model calls, or each rank holds a part of one.
 
     >>> RLRR(target="attn").start
     'identity'
@@ -81,6 +85,19 @@ class RLRR(Method):
             raise BadSetting(
                 f"RLRR rescales linear layers below the head, and target = {self.target!r} names none that is one of torch's "
                 'own: name others, or set target = "all-linear"'
+            )
+        past = read_past(model, found, task)
+        if past == found:
+            raise BadSetting(
+                f"RLRR rescales what linear layers answer, and the model calls none that target = {self.target!r} names: it "
+                f"reads the weight of {past[0]} itself; name others, or let the model call them"
+            )
+        found = [name for name in found if name not in past]
+        if past and self.tasks == 1:
+            logger.warning(
+                "RLRR leaves %d layers as they are, such as %s: the model reads their weights itself",
+                len(past),
+                past[0],
             )
         if cut := [name for name in found if is_sharded(model.get_parameter(f"{name}.weight"))]:
             raise BadSetting(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadSetting
-from ..core.rule import Rule, Site
+from ..core.rule import COPIES, Rule, Site
 from ..core.shards import is_sharded
 from ..core.state import Tensors, grown, scratch, setting
 from .align import agreement
@@ -30,7 +30,9 @@ class Project(Rule):
     D <- D - max(D'r, 0) / |r|^2 r: a move that would raise the loss whose gradient r is loses the part that does so.
 
     Projected gradients do not promise this: Adam's rescaling, momentum from before and weight decay enter the subspace again.
-    So may what is composed behind this rule: compose it last. In weights of 16 bits their rounding is left in the subspace.
+    So may what is composed behind this rule: compose it last, and let no part of such a weight rest. The optimizer's own copies
+    of a weight (schedule-free's `z`, fp32 masters) lose it too; `against` turns the weight alone. In weights of 16 bits their
+    rounding is left in the subspace.
 
     It is the protected subspace of OSF (arXiv 2504.07097), the input space of earlier tasks of GPM (arXiv 2103.09762), and the
     half-space of A-GEM (arXiv 1812.00420).
@@ -66,7 +68,7 @@ class Project(Rule):
         if not (self.left or self.right or self.against):
             return new
         left, right, against = self._ready(site)
-        project_moves(new, old, left, right, self.room)
+        project_moves(new, old, left, right, self.room, site)
         if against:
             self._turn({n: new[n] for n in against}, {n: old[n] for n in against}, against)
         return new
@@ -104,8 +106,10 @@ class Project(Rule):
         return self.ready[2:]
 
 
-def project_moves(new: Tensors, old: Tensors, left: Tensors, right: Tensors, room: Tensors) -> None:
+def project_moves(new: Tensors, old: Tensors, left: Tensors, right: Tensors, room: Tensors, site: Site) -> None:
     """Let moves by name lose what they have in protected directions; the new weights are changed in place.
+
+    So do the optimizer's own copies of these weights, which differ from the old ones in free directions only.
 
     Args:
         new: Weights after a step.
@@ -113,11 +117,17 @@ def project_moves(new: Tensors, old: Tensors, left: Tensors, right: Tensors, roo
         left: U by name, as `project_out` takes it.
         right: V by name.
         room: Memory for moves, which is used again.
+        site: Where the step happened.
     """
     based = {n: old[n] for n in new if n in left or n in right}
     for (n, was), move in zip(based.items(), differences(new, based, room), strict=True):
         project_out(move, left.get(n), right.get(n))
         torch.add(was, move, out=new[n])
+        own = site.optimizer.state.get(site.params[n], {})
+        for key in sorted(COPIES & own.keys()):
+            move = own[key].to(move.dtype) - was
+            project_out(move, left.get(n), right.get(n))
+            own[key].copy_(was + move)
 
 
 def project_out(move: Tensor, left: Tensor | None, right: Tensor | None) -> None:
