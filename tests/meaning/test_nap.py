@@ -102,6 +102,21 @@ def test_without_scaling_norms_grow_by_the_squares_of_the_steps():
     assert abs(now - then - added) < 1e-4 * added and added > 0.01 * then
 
 
+def test_scaling_weights_that_grew_back_to_their_norm_changes_no_answer():
+    net = invariant()
+    with torch.no_grad():
+        net[0].weight.mul_(0.1)
+    optimizer = torch.optim.SGD(net.parameters(), 5.0)
+    with attached(KeepNorm(every=2), optimizer, net):
+        for k in range(2):
+            grew, before = net[0].weight.detach().norm(), net(X).detach()
+            optimizer.param_groups[0]["lr"] *= 1 - k  # the second step scales and does nothing else
+            optimizer.zero_grad()
+            F.cross_entropy(net(X), Y).backward()
+            optimizer.step()
+    assert torch.allclose(net(X), before, atol=1e-4) and grew > 1.05 * net[0].weight.norm()
+
+
 def test_it_is_a_step_along_the_sphere_to_first_order():
     apart = []
     for lr in (0.2, 0.1):

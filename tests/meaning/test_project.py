@@ -61,6 +61,8 @@ def test_projected_gradients_leak_under_adam_and_projected_moves_do_not():
     for kind in KINDS:
         left, right, length = run(kind, "moves")
         assert left < 1e-4 and right < 1e-4 and length > 0.05, kind
+    left, right, length = run("sgd", "gradients")
+    assert left < 1e-5 and right < 1e-5 and length > 0.05, "under SGD a projected gradient is enough"
     plain, *_ = run("sgd", "nothing")
     assert plain > 0.2
 

@@ -89,6 +89,21 @@ def test_all_chosen_without_the_term_is_the_bare_optimizer_bit_for_bit():
     assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())
 
 
+def test_the_gradient_of_the_values_is_the_dense_one_at_their_places():
+    found = {}
+    for form in ("dense", "compact"):
+
+        def look(drive, form=form):
+            found[form] = {n: p.grad.clone() for n, p in drive.site.params.items() if n.startswith("body")}
+
+        before, _ = steps(SaRA(threshold=0.1, nuclear=0.0, form=form), Smooth(), 1, look=look)
+    for name in ("body.0.weight", "body.2.weight"):
+        mask = before[name].abs() < 0.1
+        values = found["compact"][f"{name}_values"]
+        torch.testing.assert_close(values, found["dense"][name][mask], rtol=1e-5, atol=1e-8)
+        assert 0 < len(values) == mask.sum() < mask.numel() and values.abs().min() > 0
+
+
 def test_both_forms_end_alike():
     ends = [
         steps(SaRA(threshold=0.1, least=4, nuclear=0.05, narrow=4, form=f), Smooth(), 12)[1]
