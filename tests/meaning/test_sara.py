@@ -110,7 +110,7 @@ def test_both_forms_end_alike():
         for f in ("dense", "compact")
     ]
     for name, t in ends[0].items():
-        torch.testing.assert_close(t, ends[1][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(t, ends[1][name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_nuclear_norm_and_its_gradient():
