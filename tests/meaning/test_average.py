@@ -184,6 +184,16 @@ def test_the_published_pace_is_that_of_whole_tensors():
 
 
 @pytest.mark.parametrize("form", ["published", "scaled"])
+def test_every_pace_lies_inside_0_and_1_whatever_the_sizes(form):
+    found = []
+    for k in range(200):
+        sizes = 10 ** (8 * torch.rand(4, generator=dice("sizes", k)) - 4)
+        mean, last, seen, w = (s * torch.randn(6, 5, generator=dice("pace", k, i)) for i, s in enumerate(sizes))
+        found.append(state_of(form, mean, last, seen, 0.5).paces({"w": w})["w"].item())
+    assert 0 < min(found) < max(found) < 1 and 20 < sum(pace == pytest.approx(0.01) for pace in found) < 180
+
+
+@pytest.mark.parametrize("form", ["published", "scaled"])
 @pytest.mark.parametrize(
     "case",
     {
