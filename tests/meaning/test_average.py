@@ -279,6 +279,25 @@ def test_slow_weights_that_go_the_whole_way_are_the_fast_ones_and_those_that_do_
         assert not torch.equal(net.head.weight, start["head.weight"])
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_slow_weights_go_their_share_of_the_way_every_so_many_steps(every):
+    net, method, way, seen = Net(dropout=0.0), FastSlow(tau=0.3, every=every, strength=0.0, rows=8), [], []
+    with Drive(FastSlow(rows=8), net, SGD, stream()[0].task, seed=0):
+        pass
+    expected = copied(net)["body.0.weight"]
+
+    def note(drive) -> None:
+        way.append(copied(net)["body.0.weight"])
+        seen.append(method.slow.mean["body.0.weight"].clone())
+
+    run(method, net, each=note)
+    for k, (w, mean) in enumerate(zip(way, seen, strict=True)):
+        if (k + 1) % every == 0:
+            expected = expected + 0.3 * (w - expected)
+        assert torch.allclose(mean, expected, atol=1e-6), k
+    assert len(way) == 5 and not torch.allclose(seen[-1], way[-1], atol=1e-3)
+
+
 def test_a_task_starts_from_the_slow_weights_and_new_rows_as_they_are():
     net, method = Net(dropout=0.0), FastSlow(tau=0.2, rows=8)
     run(method, net)

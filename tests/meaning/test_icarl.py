@@ -94,6 +94,8 @@ def test_the_loss_asks_old_classes_about_the_teachers_answer_and_new_ones_about_
             drive.optimizer.zero_grad()
         batch = next(drive.batches(1, 10))
         whole = drive.loss(batch)
+        method.reduction = "mean"
+        assert drive.loss(batch).item() == pytest.approx(whole.item() / 4, rel=1e-5), "four classes so far"
         z, then = forward(net, batch).logits, method.teacher.answer(net, batch).logits.sigmoid()
     assert {0, 1} & {*batch.y.tolist()} and {2, 3} & {*batch.y.tolist()}, "exemplars and new rows"
     targets = torch.cat([then[:, :2], F.one_hot(batch.y, 4)[:, 2:].float()], 1)
