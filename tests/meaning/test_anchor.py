@@ -53,6 +53,24 @@ def test_the_fixed_point_on_a_quadratic(form):
     assert torch.allclose(net.w, expected, atol=1e-10)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_along_linear_tasks_with_gaussian_noise_it_is_recursive_bayesian_regression(form):
+    """Inputs of orthogonal columns, so that the diagonal is all of X'X; the prior of a task is the posterior before it."""
+    net, mean, precision = Quadratic(), torch.zeros(6).double(), torch.ones(6).double()
+    whole, seen = torch.eye(6).double(), torch.zeros(6).double()
+    for task in range(3):
+        q, _ = torch.linalg.qr(torch.randn(20, 6, generator=dice("columns", task), dtype=torch.float64))
+        x = q * (0.5 + torch.rand(6, generator=dice("lengths", task), dtype=torch.float64))
+        y = torch.randn(20, generator=dice("answers", task), dtype=torch.float64)
+        net.forward = lambda x=x, y=y: (y - x @ net.w).square().sum() / 2
+        rule = Anchor(1.0, form, reference={"w": mean}, importance={"w": precision})
+        descend(rule, net, torch.optim.SGD(net.parameters(), lr=0.1), 400)
+        mean, precision = net.w.detach().clone(), precision + x.square().sum(0)
+        whole, seen = whole + x.T @ x, seen + x.T @ y
+        assert torch.allclose(mean, torch.linalg.solve(whole, seen), atol=1e-10), "the posterior of all rows so far"
+    assert torch.allclose(precision, whole.diagonal())
+
+
 def test_the_loss_form_is_the_penaltys_own_gradient():
     ends = []
     for penalty in (False, True):

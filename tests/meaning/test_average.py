@@ -184,6 +184,16 @@ def test_the_published_pace_is_that_of_whole_tensors():
 
 
 @pytest.mark.parametrize("form", ["published", "scaled"])
+def test_every_pace_lies_inside_0_and_1_whatever_the_sizes(form):
+    found = []
+    for k in range(200):
+        sizes = 10 ** (8 * torch.rand(4, generator=dice("sizes", k)) - 4)
+        mean, last, seen, w = (s * torch.randn(6, 5, generator=dice("pace", k, i)) for i, s in enumerate(sizes))
+        found.append(state_of(form, mean, last, seen, 0.5).paces({"w": w})["w"].item())
+    assert 0 < min(found) < max(found) < 1 and 20 < sum(pace == pytest.approx(0.01) for pace in found) < 180
+
+
+@pytest.mark.parametrize("form", ["published", "scaled"])
 @pytest.mark.parametrize(
     "case",
     {
@@ -211,10 +221,10 @@ def test_the_scaled_pace_has_no_unit_and_does_not_know_how_a_layer_is_cut():
     assert pace("published", tiles=4) < 0.5 * pace("published") and pace("published", loss=100.0) != pace("published")
 
 
-@pytest.mark.parametrize("form", ["published", "scaled"])
+@pytest.mark.parametrize("form", ["published", "scaled", "fixed"])
 def test_a_whole_task_follows_a_plain_twin_and_ends_at_the_average(form):
     """Twin: one loop over the tensors, its own copies of weights and gradients."""
-    net, method = Net(norm=False, dropout=0.0), LCIA(form=form)
+    net, method = Net(norm=False, dropout=0.0), LCIA(form=form, fallback=0.02)
     run(method, net, 1)
     first = copied(net)
     assert method.average.mean == {}, "the first task is not averaged"
@@ -230,11 +240,11 @@ def test_a_whole_task_follows_a_plain_twin_and_ends_at_the_average(form):
             drive.optimizer.step()
             drive.stepped()
             for n, p in net.named_parameters():
-                now, pace = p.detach().clone(), 0.01
-                if k:
+                now, pace = p.detach().clone(), 0.02
+                if k and form != "fixed":
                     a, b, c = (now - mean[n]).abs().sum(), g[n].abs().sum(), (g[n] - last[n]).abs().sum()
                     pace = 2 * (1 + b) / (a * c) if form == "published" else 2 * b * way[n] / (a * c)
-                    pace = pace if 0 < pace < 1 else 0.01
+                    pace = pace if 0 < pace < 1 else 0.02
                 mean[n] = mean[n] + pace * (now - mean[n])
                 way[n], w[n], last[n] = (now - w[n]).abs().sum(), now, g[n]
                 assert torch.allclose(method.average.mean[n], mean[n], atol=2e-6), (k, n)
@@ -267,6 +277,25 @@ def test_slow_weights_that_go_the_whole_way_are_the_fast_ones_and_those_that_do_
         expected = copied(net) if tau else start
         assert all(torch.equal(m, expected[n]) for n, m in method.slow.mean.items())
         assert not torch.equal(net.head.weight, start["head.weight"])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_slow_weights_go_their_share_of_the_way_every_so_many_steps(every):
+    net, method, way, seen = Net(dropout=0.0), FastSlow(tau=0.3, every=every, strength=0.0, rows=8), [], []
+    with Drive(FastSlow(rows=8), net, SGD, stream()[0].task, seed=0):
+        pass
+    expected = copied(net)["body.0.weight"]
+
+    def note(drive) -> None:
+        way.append(copied(net)["body.0.weight"])
+        seen.append(method.slow.mean["body.0.weight"].clone())
+
+    run(method, net, each=note)
+    for k, (w, mean) in enumerate(zip(way, seen, strict=True)):
+        if (k + 1) % every == 0:
+            expected = expected + 0.3 * (w - expected)
+        assert torch.allclose(mean, expected, atol=1e-6), k
+    assert len(way) == 5 and not torch.allclose(seen[-1], way[-1], atol=1e-3)
 
 
 def test_a_task_starts_from_the_slow_weights_and_new_rows_as_they_are():

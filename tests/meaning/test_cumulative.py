@@ -7,11 +7,12 @@ import torch
 from worlds import Net, stream
 
 from nacre.core.errors import BadSetting
-from nacre.core.method import as_met
+from nacre.core.method import Method, as_met
 from nacre.core.optim import MadeOptimizer
 from nacre.core.stream import Accumulated, Joined, experiences
 from nacre.learner import Learner, Listener, Stage
-from nacre.methods import Cumulative, Joint
+from nacre.memory import Reservoir
+from nacre.methods import ER, EWC, MAS, Cumulative, DERpp, GDumb, ICaRL, Joint, LwF
 from nacre.metrics import score
 from nacre.streams import online
 
@@ -65,6 +66,27 @@ def test_warm_goes_on_and_scratch_begins_anew():
         list(learner.learn(stream(), begins := Begins()))
         first, *later = begins.weights
         assert len(later) == 2 and all(torch.equal(w, first) is same for w in later), start
+
+
+def test_replay_of_all_rows_from_an_endless_memory_takes_the_same_steps():
+    ends = []
+    for method in (Cumulative(), ER(rows=500, memory=Reservoir(capacity=500)), Method()):
+        learner = Learner(Net(norm=False, dropout=0.0), (Stage(method, SGD, batch_size=500),))
+        list(learner.learn(stream()))
+        ends.append(torch.cat([p.detach().flatten() for p in learner.model.parameters()]))
+    assert (ends[0] - ends[1]).abs().max() < 1e-6 < 1e-2 < (ends[0] - ends[2]).abs().max()
+
+
+def test_no_method_answers_better_than_one_that_has_all_rows_at_once():
+    means = {}
+    for method in (Joint(), Method(), Cumulative(), ER(rows=8), DERpp(rows=8), LwF(), EWC(), MAS(), ICaRL(), GDumb()):
+        stage = Stage(method, MadeOptimizer("adamw", 0.01), batch_size=8, epochs=3)
+        learner = Learner(Net(norm=False, dropout=0.0), (stage,))
+        list(learner.learn(stream()))
+        found = [score(learner.predict, e.tests[f"task{i}"]) for i, e in enumerate(stream())]
+        means[type(method).__name__] = sum(found) / len(found)
+    noise = 2 * (0.1 * 0.9 / 300) ** 0.5  # two standard errors of a share of 300 rows
+    assert max(means.values()) <= means["Joint"] + noise and means["Method"] < means["Joint"] - 0.2, means
 
 
 def test_nothing_is_forgotten():

@@ -95,6 +95,19 @@ def test_the_nearest_mean_of_normalised_features_ranks_as_sklearns_does():
     assert np.array_equal(ours.numpy(), theirs.predict(t.numpy()))
 
 
+def test_one_row_a_class_is_the_nearest_neighbour_and_later_tasks_change_no_earlier_mean_by_a_bit():
+    net, method = Net(norm=False, dropout=0.0), SimpleCIL()
+    learner, x, known, means = Learner(net, (Stage(method),)), ALL.x[::30], [], torch.zeros(6, 16)
+    tasks = [Experience(Task(i, TensorRows(x[c], torch.tensor(c)))) for i, c in enumerate(CUTS["uneven"])]
+    for met in learner.learn(tasks):
+        assert torch.equal(method.statistics.mean[known], means[known])
+        known, means = [*known, *met.task.train.y.tolist()], method.statistics.mean.clone()
+    z, t = net.eval().body(x).detach(), net.body(TESTS).detach()
+    nearest = nn.functional.cosine_similarity(t[:, None], z[None], dim=2).argmax(1)
+    assert torch.equal(learner.predict(Batch(TESTS, torch.zeros(300))).argmax(1), nearest)
+    assert len(known) == len(nearest.unique()) == 6
+
+
 def test_one_factorisation_serves_the_grid_and_chooses_as_brute_force_does():
     for count, width in ((40, 90), (90, 20)):
         h = torch.randn(count, width, generator=dice("h"), dtype=torch.float64)

@@ -148,8 +148,8 @@ ROOT = torch.tensor([[1.0, 0.2, 0.0, 0.3], [0.0, 0.8, 0.1, 0.0], [0.2, 0.0, 0.7,
 START, END, BEST = [0.1, -0.2, 0.3, 0.0], [0.9, 0.4, -0.5, 0.7], [0.5, 0.4, 0.2, 0.3]
 
 
-def on_the_quadratic(**settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where a second task begins, of a quadratic H, after a first task that ended at END; and H and D."""
+def on_the_quadratic(tasks: int = 1, **settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where a task begins, of a quadratic H, after so many tasks that ended at END; and H and D."""
     hessian = ROOT @ ROOT.T
     net, method = Free(*START), HybridUpdate(**settings)
     both = bowl(hessian, END, BEST)
@@ -158,18 +158,19 @@ def on_the_quadratic(**settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     way = torch.tensor(END).double() - torch.tensor(START).double()
     with torch.no_grad():
         net.w.copy_(torch.tensor(END)[:2]), net.v.copy_(torch.tensor(END)[2:])
-    both.hessian = hessian
+    both.hessian, method.tasks = hessian, tasks
     with Drive(compose(both, method), net, MadeOptimizer("sgd", 1e-9), one_row(1), seed=0):
         return torch.cat([net.w, net.v]).detach(), hessian, way
 
 
+@pytest.mark.parametrize("tasks", [1, 4])
 @pytest.mark.parametrize("estimator", ["newton", "line"])
-def test_on_a_quadratic_newton_and_line_find_its_minimum_along_the_way_in_one_call(estimator):
-    found, hessian, way = on_the_quadratic(estimator=estimator, level="global")
+def test_on_a_quadratic_newton_and_line_find_its_minimum_along_the_way_in_one_call(estimator, tasks):
+    found, hessian, way = on_the_quadratic(tasks, estimator=estimator, level="global")
     slope = hessian @ (torch.tensor(END).double() - torch.tensor(BEST).double())
     alpha = 1 - (slope @ way) / (way @ hessian @ way)
     assert 0.05 < alpha < 0.95
-    at = torch.tensor(START).double() + (1 + alpha) / 2 * way  # t = 1: half is the old task's wish, which is 1
+    at = torch.tensor(START).double() + (tasks + alpha) / (tasks + 1) * way  # each of the old tasks wishes 1
     assert (found - at).abs().max() < 1e-6
 
 

@@ -45,7 +45,7 @@ def test_herding_equals_brute_force_and_its_prefixes_beat_random_rows():
         for k in range(12):
             error[k] += (z[order[: k + 1]].mean(0) - z.mean(0)).norm() / 20
             random[k] += (z[shuffled[: k + 1]].mean(0) - z.mean(0)).norm() / 20
-    assert (error[3:] < 0.35 * random[3:]).all() and (error[1:] <= error[:-1] * 1.05).all(), (error, random)
+    assert (error[3:] < 0.35 * random[3:]).all() and (error[1:] <= error[:-1]).all(), (error, random)
     assert herd(points(3), 9).tolist() == herd(points(3), 3).tolist() and not len(herd(points(3), 0))
 
 
@@ -94,6 +94,8 @@ def test_the_loss_asks_old_classes_about_the_teachers_answer_and_new_ones_about_
             drive.optimizer.zero_grad()
         batch = next(drive.batches(1, 10))
         whole = drive.loss(batch)
+        method.reduction = "mean"
+        assert drive.loss(batch).item() == pytest.approx(whole.item() / 4, rel=1e-5), "four classes so far"
         z, then = forward(net, batch).logits, method.teacher.answer(net, batch).logits.sigmoid()
     assert {0, 1} & {*batch.y.tolist()} and {2, 3} & {*batch.y.tolist()}, "exemplars and new rows"
     targets = torch.cat([then[:, :2], F.one_hot(batch.y, 4)[:, 2:].float()], 1)

@@ -24,16 +24,17 @@ def rows(start: int, count: int, label: int = 0) -> Batch:
 
 
 def test_a_reservoir_is_uniform_over_the_stream():
-    """20 of 60 rows, 2000 seeds: each row's inclusion within 4 sigma of 1/3."""
-    counts = torch.zeros(60)
-    for seed in range(2000):
+    """20 of 60 rows, 10000 seeds: each row's inclusion within 4 sigma of 1/3, and all of them by chi squared."""
+    counts, stream = torch.zeros(60), [rows(start, min(25, 60 - start)) for start in range(0, 60, 25)]
+    for seed in range(10_000):
         memory = Reservoir(capacity=20, seed=seed)
-        for start in range(0, 60, 7):
-            memory.add(rows(start, min(7, 60 - start)))
+        for batch in stream:
+            memory.add(batch)
         assert len(memory) == 20
-        counts[memory.draw(20).x.flatten().long()] += 1
-    sigma = (2000 * (1 / 3) * (2 / 3)) ** 0.5
-    assert ((counts - 2000 / 3).abs() / sigma).max() < 4
+        counts[memory.field("x").flatten().long()] += 1
+    far = (counts - 10_000 / 3) / (10_000 * (1 / 3) * (2 / 3)) ** 0.5
+    assert far.abs().max() < 4
+    assert far.square().sum() * 59 / 60 < 92, "59 degrees of freedom: 3 sigma above their mean"
 
 
 def test_class_balanced_counts_differ_by_at_most_one_and_stay_samples_of_their_class():

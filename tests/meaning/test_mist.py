@@ -172,6 +172,19 @@ def test_moves_fade_with_each_earlier_task_that_chose_the_entry():
         assert torch.allclose(moves[0.5][n], 0.25 * moves[1.0][n], atol=1e-6) and moves[1.0][n].norm() > 0
 
 
+def test_each_tasks_choice_is_counted_entry_by_entry_and_spares_what_is_protected():
+    mist, net = MIST(width=8, select=0.25, drop=0.0, protect=0.1, batch=16), Net(dropout=0.0)
+    counts = {}
+    for task in (0, 1, 2):
+        held = {n: m.clone() for n, m in mist.spared.items()}
+        steps(mist, net, task=task)
+        for n, chosen in mist.chosen.items():
+            counts[n] = counts.get(n, 0) + chosen.int()
+            assert torch.equal(mist.uses[n].int(), counts[n]) and chosen.sum() == round(0.25 * chosen.numel())
+            assert not (chosen & held[n]).any() if task else not held
+    assert all(sorted(set(c.flatten().tolist()))[:2] == [0, 1] for c in counts.values())
+
+
 def test_rescaled_moves_have_the_mean_of_undropped_ones():
     def move(drop: float, seed: int) -> torch.Tensor:
         all_of_it = {"select": 1.0, "fade": 1.0, "protect": 0.0, "objective_of": "stage"}

@@ -68,10 +68,13 @@ def test_matrices_keep_their_norm_and_heads_and_one_dimensional_weights_do_not(p
 
 
 def test_a_model_that_names_no_head_keeps_its_last_matrix_free():
-    net, start = invariant(), [p.detach().norm() for p in invariant().parameters()]
-    steps(net, KeepNorm())
-    ratio = [abs(p.detach().norm() / s - 1) for p, s in zip(net.parameters(), start, strict=True)]
-    assert max(ratio[:2]) < 1e-12 and ratio[2] > 1e-4
+    net, start, ratios = invariant(), [p.detach().norm() for p in invariant().parameters()], []
+
+    def note() -> None:
+        ratios.append([abs(p.detach().norm() / s - 1) for p, s in zip(net.parameters(), start, strict=True)])
+
+    steps(net, KeepNorm(), each=note)
+    assert len(ratios) == 5 and max(max(r[:2]) for r in ratios) < 1e-12 and ratios[-1][2] > 1e-4
 
 
 def test_behind_norms_the_length_of_a_weight_means_nothing_so_scaling_changes_no_answer():
@@ -99,7 +102,22 @@ def test_without_scaling_norms_grow_by_the_squares_of_the_steps():
 
     steps(net, KeepNorm(every=0), 20, lr, note)
     now = net[0].weight.detach().square().sum()
-    assert abs(now - then - added) < 1e-4 * added and added > 0.01 * then
+    assert abs(now - then - added) < 1e-10 * added and added > 0.01 * then
+
+
+def test_scaling_weights_that_grew_back_to_their_norm_changes_no_answer():
+    net = invariant()
+    with torch.no_grad():
+        net[0].weight.mul_(0.1)
+    optimizer = torch.optim.SGD(net.parameters(), 5.0)
+    with attached(KeepNorm(every=2), optimizer, net):
+        for k in range(2):
+            grew, before = net[0].weight.detach().norm(), net(X).detach()
+            optimizer.param_groups[0]["lr"] *= 1 - k  # the second step scales and does nothing else
+            optimizer.zero_grad()
+            F.cross_entropy(net(X), Y).backward()
+            optimizer.step()
+    assert torch.allclose(net(X), before, atol=1e-4) and grew > 1.05 * net[0].weight.norm()
 
 
 def test_it_is_a_step_along_the_sphere_to_first_order():

@@ -90,6 +90,12 @@ def test_the_published_form_leaks(form):
     assert min(leaks(*run(OSFT(form=form, where="grads")))) > 0.05
 
 
+@pytest.mark.parametrize("form", ["factors", "weights"])
+def test_without_decay_and_scaling_by_entries_the_published_form_does_not_leak(form):
+    plain = MadeOptimizer("sgd", 0.05, [], {"momentum": 0.9})
+    assert max(leaks(*run(OSFT(form=form, where="grads"), plain))) < 1e-5
+
+
 def test_the_largest_singular_triplets_stay():
     net = Net(dropout=0.0)
     with torch.no_grad():

@@ -107,13 +107,44 @@ def test_only_the_product_of_weight_and_gradient_counts():
     with torch.no_grad():
         for p in large.parameters():
             p.mul_(1000.0)
-    plain, scaled = factors(SAGE(), 1)[0], factors(SAGE(), 1, large, scale=1e-3)[0]
-    assert torch.allclose(plain, scaled, atol=1e-8)
+    plain, scaled = (factors(SAGE(corrected=False), 1, *how)[0] for how in ((), (large, 1e-3)))
+    assert torch.allclose(plain, scaled, atol=1e-8) and plain.min() > 2.9
     slow, model = factors(SAGE(corrected=False), 2)[1], Block()
     with torch.no_grad():
         model.attn.weight[0, 0] = 0.0
     zero = walk(SAGE(corrected=False), adamw, 1, model)[-1]["attn.weight"]
     assert zero[0, 0] == 0 and slow.abs().max() > 0, "a weight that was always 0 stays 0"
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_weights_c_times_as_large_with_gradients_c_times_as_small_have_the_same_factors_bit_for_bit(corrected):
+    """With the rate c^2 the whole way is c times as long; c is a power of 2, so that nothing is rounded."""
+    large, c = Block(), 1024.0
+    with torch.no_grad():
+        for p in large.parameters():
+            p.mul_(c)
+    method = SAGE(corrected=corrected)
+    plain = walk(method, lambda p: torch.optim.SGD(p, lr=0.01), 6)
+    scaled = walk(SAGE(corrected=corrected), lambda p: torch.optim.SGD(p, lr=0.01 * c**2), 6, large, 1 / c)
+    assert all(torch.equal(c * one[n], other[n]) for one, other in zip(plain, scaled, strict=True) for n in one)
+    bare = walk(SAGE(match=None), lambda p: torch.optim.SGD(p, lr=0.01), 6)
+    assert (plain[-1]["attn.weight"] - bare[-1]["attn.weight"]).abs().max() > 1e-3, "the factors are not 1"
+
+
+def test_where_the_factor_is_1_it_is_the_optimizer_bit_for_bit():
+    """Weights that came to 0 have no sensitivity now and had one before: |0 - A| / A."""
+    ends = []
+    for method in (SAGE(), SAGE(match=None)):
+        model = Block(torch.float32)
+        made = adamw(model.parameters())
+        with attached(method, made, model):
+            for k in range(4):
+                if k == 3:
+                    nn.init.zeros_(model.attn.weight)
+                given(model, k)
+                made.step()
+        ends.append(model.attn.weight.detach())
+    assert torch.equal(*ends) and ends[0].abs().min() > 1e-5
 
 
 def test_a_model_without_such_matrices_is_told_how_to_name_its_own():

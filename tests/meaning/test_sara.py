@@ -89,13 +89,28 @@ def test_all_chosen_without_the_term_is_the_bare_optimizer_bit_for_bit():
     assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())
 
 
+def test_the_gradient_of_the_values_is_the_dense_one_at_their_places():
+    found = {}
+    for form in ("dense", "compact"):
+
+        def look(drive, form=form):
+            found[form] = {n: p.grad.clone() for n, p in drive.site.params.items() if n.startswith("body")}
+
+        before, _ = steps(SaRA(threshold=0.1, nuclear=0.0, form=form), Smooth(), 1, look=look)
+    for name in ("body.0.weight", "body.2.weight"):
+        mask = before[name].abs() < 0.1
+        values = found["compact"][f"{name}_values"]
+        torch.testing.assert_close(values, found["dense"][name][mask], rtol=1e-5, atol=1e-8)
+        assert 0 < len(values) == mask.sum() < mask.numel() and values.abs().min() > 0
+
+
 def test_both_forms_end_alike():
     ends = [
         steps(SaRA(threshold=0.1, least=4, nuclear=0.05, narrow=4, form=f), Smooth(), 12)[1]
         for f in ("dense", "compact")
     ]
     for name, t in ends[0].items():
-        torch.testing.assert_close(t, ends[1][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(t, ends[1][name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_nuclear_norm_and_its_gradient():
@@ -132,8 +147,16 @@ def test_the_low_rank_term_reaches_what_the_optimizer_holds(form):
 
 
 def test_each_step_draws_a_matrix_and_small_ones_are_left_out():
-    drawn = {mix(0, step, "matrix") % 2 for step in range(20)}
-    assert drawn == {0, 1}
+    method, drawn = SaRA(threshold=0.1, least=4, nuclear=0.5), []
+
+    def look(drive):
+        weights = [drive.model.body[k].weight for k in (0, 2)]
+        slopes = torch.autograd.grad(method.loss(drive.model, None, None), weights, allow_unused=True)
+        drawn.append([s is not None and s.abs().sum().item() > 0 for s in slopes].index(True))
+        assert sum(s is not None for s in slopes) == 1, "of one matrix a step"
+
+    steps(method, Smooth(), 20, look=look)
+    assert drawn == [mix(0, step, "matrix") % 2 for step in range(20)] and 4 < sum(drawn) < 16
     ends = [steps(SaRA(threshold=0.1, least=64, nuclear=n), Smooth())[1] for n in (0.0, 9.0)]
     assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())
 

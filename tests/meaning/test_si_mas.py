@@ -168,6 +168,21 @@ def test_mas_penalty_is_strength_omega_far_squared_and_omega_adds_up():
     assert method.loss(net, None, None).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", [EWC, MAS])
+def test_decay_multiplies_the_importance_of_earlier_tasks_at_each_new_one(kind):
+    found = {}
+    for decay in (1.0, 0.5, 0.0):
+        net, method = Net(norm=False, dropout=0.0), kind(strength=0.0, rows=16, decay=decay)
+        for met in stream():
+            with Drive(method, net, SGD, met.task, seed=0) as drive:
+                steps(drive)
+            found.setdefault(decay, []).append(method.importance["body.0.weight"].clone())
+    one, both, all_of_them = found[1.0]
+    fresh = [one, both - one, all_of_them - both]
+    assert torch.allclose(found[0.0][2], fresh[2], rtol=1e-4, atol=1e-6) and all(f.sum() > 0 for f in fresh)
+    assert torch.allclose(found[0.5][2], fresh[0] / 4 + fresh[1] / 2 + fresh[2], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "hard"), [(SI, 30.0), (MAS, 3.0)])
 def test_they_end_nearer_the_anchor_on_important_weights_than_fine_tuning(kind, hard):
     far = {}

@@ -74,6 +74,15 @@ def test_all_dropped_is_the_first_model_below_the_head_buffers_too():
     assert ours.head.weight.abs().sum() > 0
 
 
+def test_a_host_behind_it_answers_then_as_on_a_frozen_backbone():
+    answers, batch = [], stream()[2].tests["task2"].take(torch.arange(100))
+    for before in ((), (Stage(SoTU(drop=1.0), SGD, batch_size=8),)):
+        learner = Learner(Net(dropout=0.0), (*before, Stage(SimpleCIL())))
+        list(learner.learn(stream()))
+        answers.append(learner.predict(batch))
+    assert torch.equal(*answers) and answers[0].shape == (100, 6)
+
+
 def test_each_task_is_tuned_from_the_first_weights_and_the_sum_is_the_formula():
     method, moves = SoTU(drop=0.6), ways(3)
     net, first = tuned_by_hand(method, moves), wide()

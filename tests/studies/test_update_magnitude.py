@@ -121,9 +121,7 @@ def test_the_study_has_a_verdict_per_claim_and_a_plot(tmp_path):
     study = update_magnitude(repeats=12, distances=(1.3,))
     assert len({c.name for c in study.claims}) == len(study.claims) == 13
     by_name = {c.name: c for c in study.claims}
-    assert all(
-        by_name[n].holds for n in ("forgetting crosses", "risk crosses", "noise", "groups", "best alpha", "directions")
-    )
+    assert not [c.name for c in study.claims if not c.holds]
     assert by_name["risk crosses"].figures["simulated d^2"] == pytest.approx(1.111, abs=0.1)
     json.dumps(study.to_dict())
     study.draw(study, tmp_path / "plot.svg")

@@ -38,8 +38,8 @@ class EWC(Method):
     Strengths do not carry over from other libraries, which differ in a factor of 2, in the estimator, and in whether the
     gradient of a batch mean is squared (about `batch` times smaller).
 
-    Paper: Overcoming catastrophic forgetting in neural networks (arXiv 1612.00796); the folded and decaying forms as in
-    Progress & Compress (arXiv 1805.06370).
+    Paper: Overcoming catastrophic forgetting in neural networks (arXiv 1612.00796), one quadratic a task; the decay is that of
+    Progress & Compress (arXiv 1805.06370), which anchors all importance at the latest weights instead.
 
     >>> EWC(strength=10.0).strength
     10.0
