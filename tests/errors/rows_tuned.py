@@ -130,11 +130,10 @@ TUNED = [
         lambda at: OSFT().begin_stage(not_finite(), stream()[0].task),
     ),
     Row(
-        "a part that freezes what is decomposed",
+        "a part that takes what is decomposed",
         BadUse,
         "OSFT is to keep moves of body.0.weight out of protected directions, and the optimizer does not hold it: give a part "
-        "that takes its layer or freezes it, such as TaskAdapters, RLRR or MIST, a stage of its own, and the optimizer all "
-        "that trains",
+        "that takes its layer, such as TaskAdapters, RLRR or MIST, a stage of its own, and the optimizer all that trains",
         beside_rescaling,
     ),
     Row(
@@ -160,8 +159,8 @@ TUNED = [
     Row(
         "a layer that cannot be decomposed",
         BadSetting,
-        "1 is a ReLU of torch, and only the weights of torch's own linear layers are decomposed: leave it out, or give the "
-        "part that put it there a stage of its own",
+        "1 is a ReLU, and only linear layers that answer as torch's own are decomposed: leave it out, or give the part that "
+        "put it there a stage of its own",
         lambda at: put_in_osf(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), {"1": {}}),
     ),
 ]

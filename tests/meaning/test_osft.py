@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from worlds import Answer, Net, Past, rows, stream
 
-from nacre.adapters import decomposed, effective, merge_osf, put_in_osf
+from nacre.adapters import decomposed, describe, effective, merge_osf, put_in_osf
 from nacre.core.drive import Drive
 from nacre.core.method import Method, compose
 from nacre.core.optim import MadeOptimizer
@@ -129,6 +129,7 @@ def test_what_trains_and_what_is_left_of_it():
     def look(drive):
         now, motion = effective(drive.model), Motion()
         motion.begin(first)
+        assert describe(drive.model) is None, "none that a model that is saved would have"
         assert now.keys() == first.keys() and motion.since(now)["body.0.weight"]["moved"] > 0.9
         seen.update(names=set(drive.site.params), answer=drive.model.body(x).detach(), weight=now["body.0.weight"])
 

@@ -35,6 +35,8 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
             inputs = [_plain(p) for p, layer in places.items() if layer.is_feedforward]
             settings["feedforward_modules"] = exactly(inputs)
         told[name] = settings
+    if not told:  # those of a stage of OSFT: they are gone when it ends
+        return None
     active = list(next(iter(layers.values())).active_adapters)
     return {"adapters": told, "active": active}
 

@@ -73,9 +73,8 @@ def put_in_osf(model: nn.Module, splits: Mapping[str, Tensors]) -> None:
         layer = model.get_submodule(name)
         if name not in there:
             if not rescalable(layer):
-                kind, home = type(layer), type(layer).__module__.partition(".")[0]
                 raise BadSetting(
-                    f"{name} is a {kind.__name__} of {home}, and only the weights of torch's own linear layers are decomposed: "
+                    f"{name} is a {type(layer).__name__}, and only linear layers that answer as torch's own are decomposed: "
                     "leave it out, or give the part that put it there a stage of its own"
                 )
             _replace(model, name, _around(layer, cut))

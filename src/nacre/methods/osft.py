@@ -187,11 +187,12 @@ class OSFT(Method):
                 'it a stage of its own, or set form = "weights" if it lets no entries rest'
             )
         left, right = self._bases()
-        if lost := sorted((left.keys() | right.keys()) - site.params.keys()):
+        lost = sorted((left.keys() | right.keys()) - site.params.keys())
+        if taken := [n for n in lost if n in left and not self._stays(site.model, n.removesuffix(".weight"))]:
             raise BadUse(
-                f"OSFT is to keep moves of {lost[0]} out of protected directions, and the optimizer does not hold it: give a "
-                "part that takes its layer or freezes it, such as TaskAdapters, RLRR or MIST, a stage of its own, and the "
-                "optimizer all that trains"
+                f"OSFT is to keep moves of {taken[0]} out of protected directions, and the optimizer does not hold it: give a "
+                "part that takes its layer, such as TaskAdapters, RLRR or MIST, a stage of its own, and the optimizer all that "
+                "trains"
             )
         self.stepping = weakref.ref(site.optimizer)
         self._tell_of_rest(site, left.keys() | right.keys())
@@ -215,6 +216,10 @@ class OSFT(Method):
     def _factored(self, layer: str) -> bool:
         """Whether a layer trains by factors."""
         return "U_low" in self.splits[layer]
+
+    def _stays(self, model: nn.Module, layer: str) -> bool:
+        """Whether a layer whose weight does not train answers by it alone, so that it stays as it is."""
+        return layer in self.splits and rescalable(model.get_submodule(layer))
 
     def _tell_of_rest(self, site: Site, names: Collection[str]) -> None:
         """Say it once where another part lets a part of what is protected rest."""
