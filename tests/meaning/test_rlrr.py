@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from worlds import Net, stream
 
-from nacre.adapters import merge_rescaling, put_in_rescaling
+from nacre.adapters import effective, merge_rescaling, put_in_rescaling
 from nacre.adapters.rescaled import Rescaled
 from nacre.core.drive import Drive
 from nacre.core.optim import MadeOptimizer
@@ -134,3 +134,13 @@ def test_each_task_rescales_what_the_last_one_left_and_learns():
     assert not torch.equal(weights[0], weights[1])
     ratio = weights[1] / weights[0] - 1
     assert torch.linalg.matrix_rank(ratio, rtol=1e-2) == 1
+
+
+def test_weights_that_answer_are_told_under_their_own_names():
+    net = Net(dropout=0.0)
+    net.head.grow(2)
+    names = net.state_dict().keys()
+    with Drive(RLRR(start="published"), net, MadeOptimizer("sgd", 0.1), stream()[0].task, seed=0):
+        told = {n: t.clone() for n, t in effective(net).items()}
+    assert told.keys() == names and all(torch.equal(t, told[n]) for n, t in net.state_dict().items())
+    assert not torch.equal(told["body.0.weight"], Net().body[0].weight)
