@@ -8,10 +8,11 @@ ENCODER is a folder of all-MiniLM-L6-v2, used whole (6 layers) and cut to its fi
 sentences a class, 7 tasks of 11 classes; CLINC150: 10 and 10, 5 tasks of 30. Classes and sentences are drawn by the seed.
 
 A tuning runs once, by the library's learner, in the first task only or in every task; embeddings rest. Heads are then read on
-the tables of features (`drift_tables.py`): nearest mean, ridge and RanPAC with 2000 features, with statistics as they were
-taken (stale), transported by the linear map, and taken anew. Tunings of a softmax head also say what that head answers. The
-controls: `chance` is MIST with as many entries, chosen by chance; `dense` has MIST's loss without a mask, and its way in each
-task is held to the length of MIST's way there, over all weights of the backbone, and scaled to just that length in the end.
+the tables of features (`drift_tables.py`): nearest mean, and RanPAC with 2000 features whose ridge is chosen on a fifth of the
+present rows, fitted on all others so far; with statistics as they were taken (stale), transported by the linear map, and taken
+anew. Tunings of a softmax head also say what that head answers. The controls: `chance` is MIST with as many entries, chosen by
+chance; `dense` has MIST's loss without a mask, and its way in each task is held to the length of MIST's way there, over all
+weights of the backbone, and scaled to just that length in the end.
 
 Rates are those of the study of before (AdamW; 2e-5 and 1e-4 in the first task, 5e-5 and 1e-4 in every task, 1e-3 for sparse
 moves, 5e-5 for the dense control) and fall to 0 within a task. The strengths of L2 and EWC are chosen by `--choose`, for
@@ -31,15 +32,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
+from os import getpid
 from pathlib import Path
+from time import sleep
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from drift import HEADS, falling
-from drift_tables import Imprint, Known, Scene, answered, in_tasks, some_of_each, tabled
+from drift import falling
+from drift_tables import Imprint, Scene, answered, in_tasks, some_of_each, tabled
 from machine import cpu
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nacre.backbones import Body, backbone
@@ -48,12 +51,16 @@ from nacre.core.rows import Picked
 from nacre.core.state import setting
 from nacre.core.stream import Task
 from nacre.data import Source, load
-from nacre.heads import Linear
+from nacre.heads import AnyReadout, Linear, NearestMean, RandomRidge
 from nacre.learner import Stage
 from nacre.methods import EWC, L2, LDC, MIST, HybridUpdate
 from nacre.rules import TrustRadius
 
 RESULT = Path(__file__).parent / "results" / "intents.json"
+HEADS: dict[str, Callable[[], AnyReadout]] = {
+    "nearest mean": NearestMean,
+    "RanPAC 2000": lambda: RandomRidge(ridge="seen"),
+}
 DATA = {"banking77": (20, 20, 7), "clinc150": (10, 10, 5)}  # training and test sentences a class, tasks
 ATTENTION = "embeddings|^(?!.*attention[.]self)"  # all but the projections of attention
 STRENGTHS = {"L2 on attention": (1e2, 1e3, 1e4, 1e5), "EWC on attention": (1e2, 1e4, 1e6, 1e8)}
@@ -183,21 +190,32 @@ def scene_of(args: argparse.Namespace, place: Place, body: Body, joint: bool) ->
     return Scene(*picked, source.train.y[train], source.test.y[test], tasks)
 
 
-def run(args: argparse.Namespace, place: Place, row: str, known: Known) -> None:
-    """Tune, read every head, and write what was found beside the table."""
+def run(args: argparse.Namespace, place: Place, row: str) -> None:
+    """Tune, read every head, and write what was found beside the table; leave rows alone that another process runs."""
     path = args.work / f"{place}-{row.replace(' ', '-').replace(',', '')}.safetensors"
     found = path.with_suffix(".found.json")
-    if found.exists():
-        return
+    claim = found.with_suffix(".claimed")
     name, first = ROWS[row]
+    if name == "dense":
+        run(args, place, f"MIST, {'first' if first else 'every'} task")
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        return
     tuning = TUNINGS[name]
     body = backbone(args.backbone, layers=place.layers, normalize=False, seed=place.seed)
     scene = scene_of(args, place, body, tuning.joint)
-    stage = tuning.stage(place, first, _ways_of_mist(args, place, first, known) if name == "dense" else ())
+    stage = tuning.stage(place, first, _ways_of_mist(args, place, first) if name == "dense" else ())
     if first:
         stage = replace(stage, when="first")
-    shared = {} if tuning.joint else known  # its tasks are others
-    about = tabled(scene, body, stage, place.seed, path, tuning.frozen, averages=True, known=shared)
+    shared = args.work / f"{place}{'-joint' if tuning.joint else ''}.first.safetensors"
+    known = {tuple(name.split()): t for name, t in load_file(shared).items()} if shared.exists() else {}
+    fresh = not known
+    about = tabled(scene, body, stage, place.seed, path, tuning.frozen, averages=True, known=known)
+    if fresh:
+        own = shared.with_suffix(f".{getpid()}")  # renamed when complete, as others may read it
+        save_file({" ".join(name): t.clone() for name, t in known.items()}, own)
+        own.replace(shared)
     told: dict[str, Any] = {
         "seconds": about["seconds"]["tuning"],
         "cosine": cosine(path, len(scene.tasks)),
@@ -222,11 +240,12 @@ def run(args: argparse.Namespace, place: Place, row: str, known: Known) -> None:
     print(place, row, json.dumps(told), flush=True)
 
 
-def _ways_of_mist(args: argparse.Namespace, place: Place, first: bool, known: Known) -> list[float]:
+def _ways_of_mist(args: argparse.Namespace, place: Place, first: bool) -> list[float]:
     """How far MIST went in each task of the same place."""
     row = f"MIST, {'first' if first else 'every'} task"
-    run(args, place, row, known)
     found = args.work / f"{place}-{row.replace(' ', '-').replace(',', '')}.found.json"
+    while not found.exists():  # another process runs it
+        sleep(5)
     return json.loads(found.read_text(encoding="utf-8"))["distances"]
 
 
@@ -373,7 +392,7 @@ def main() -> None:
         "--work",
         type=Path,
         default=Path("runs/intents"),
-        help="what was run; take a fresh folder where a setting changed",
+        help="what was run; several processes may share it. After an interruption, delete what is claimed and not found",
     )
     parser.add_argument("--read", action="store_true", help="tune nothing")
     parser.add_argument("--choose", action="store_true", help="look for the strengths of L2 and EWC, and end")
@@ -387,10 +406,8 @@ def main() -> None:
         print({kind: weakest(accuracies, 165) for kind, accuracies in found.items()})
         return
     if not args.read:
-        for layers, seed, data in product(args.layers, args.seeds, args.data):
-            known: Known = {}
-            for row in args.only:
-                run(args, Place(data, layers, seed), row, known)
+        for row, layers, data, seed in product(args.only, args.layers, args.data, args.seeds):
+            run(args, Place(data, layers, seed), row)
     made = gathered(args)
     result = {
         "about": "Class-incremental intents on all-MiniLM-L6-v2: accuracies in percent; [mean, standard deviation over seeds].",

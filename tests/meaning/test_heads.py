@@ -19,7 +19,7 @@ from nacre.core.model import fingerprint, grow
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch, TensorRows
 from nacre.core.stream import Experience, Task
-from nacre.heads import ClassStatistics, GrowingLinear, MultiHead, choose_ridge
+from nacre.heads import ClassStatistics, GrowingLinear, MultiHead, RandomRidge, choose_ridge
 from nacre.learner import Learner, Stage
 from nacre.methods import MIST, RanPAC, SimpleCIL
 
@@ -249,3 +249,25 @@ def test_statistics_are_the_same_through_the_driver_in_an_own_loop():
         with Drive(two, net, None, met.task):
             pass
     assert torch.equal(one.statistics.mean, two.statistics.mean)
+
+
+def test_the_ridge_by_all_that_was_seen_is_the_best_of_half_decades():
+    """Rows held out of the present task, answered among all classes by all rows before and the others of it."""
+    head, h, y = RandomRidge(width=40, ridge="seen"), torch.empty(0, 40).double(), torch.empty(0, dtype=torch.long)
+    centres = torch.randn(9, 6, generator=dice("centres"))
+    for task in range(3):
+        new = torch.arange(3 * task, 3 * task + 3).repeat(7)
+        z = centres[new] + 0.7 * torch.randn(21, 6, generator=dice("noise", task))
+        head.learn(ClassStatistics(), z, new, 3 * task + 3, False, task, False)
+        out = torch.randperm(21, generator=dice(0, task, "ridge"))[:4]
+        rest = torch.ones(21, dtype=torch.bool).index_fill_(0, out, False)
+        fit, of = torch.cat([h, head.project(z[rest])]), torch.cat([y, new[rest]])
+        errors = {}
+        for ridge in (10 ** (e / 2) for e in range(-8, 9)):
+            gram = fit.T @ fit + ridge * torch.eye(40).double()
+            readout = torch.linalg.solve(gram, fit.T @ nn.functional.one_hot(of, 3 * task + 3).double())
+            wanted = nn.functional.one_hot(new[out], 3 * task + 3)
+            errors[ridge] = (head.project(z[out]) @ readout - wanted).square().mean().item()
+        assert head.chosen == pytest.approx(min(errors, key=errors.__getitem__)), task
+        h, y = torch.cat([h, head.project(z)]), torch.cat([y, new])
+    assert torch.allclose(head.gram, h.T @ h)

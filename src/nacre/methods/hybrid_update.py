@@ -1,6 +1,6 @@
 """HybridUpdate: how much of the way so far is kept when a task begins, and how much of each step is taken.
 
-It is over 300 lines because the estimates of how much stand beside what is done with them.
+It is over 300 lines because retention, which acts between tasks, and gate, which acts between steps, share their estimates.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ class RanPAC(Method):
 
     With `ridge = "task"` the ridge is the one of 1e-8 ... 1e8 with the least squared error on a random fifth of the current
     task's training rows (of 4 M of them at most), fitted on the others: as in the reference code, but for the choice at
-    random (there: the last fifth). No other rows are looked at, and none are kept.
+    random (there: the last fifth). No other rows are looked at, and none are kept. Of few rows it may take a ridge that fits
+    them alone: `ridge = "seen"` asks what all rows so far would answer (see `RandomRidge`), and is the better rule where tasks
+    bring some hundred rows.
 
     What is kept, G and Q, is of projected features, which cannot be taken along when the backbone moves: with a tuner on every
     task its answers become stale. A method that keeps class statistics and transports them is the cure.
@@ -46,7 +48,9 @@ class RanPAC(Method):
     fidelity: ClassVar[Fidelity] = "faithful"
 
     width: int = setting(2000, "random features (M); the paper has 10000", low=1)
-    ridge: float | Literal["task"] = setting("task", "the ridge, or how it is chosen", low=0.0)
+    ridge: float | Literal["task", "seen"] = setting(
+        "task", "the ridge, or on what it is chosen: the present task's rows alone, or all that was seen", low=0.0
+    )
     normalize: bool = setting(False, "scale features to length 1 before they are projected")
     precision: Literal["float64", "float32"] = setting("float64", "of the sums G and Q and of the solution")
     seed: int = setting(0, "seeds R and the rows held out")
@@ -57,6 +61,7 @@ class RanPAC(Method):
     def examples(cls) -> Iterator[Method]:
         yield cls(width=32)
         yield cls(width=32, ridge=1.0, normalize=True)
+        yield cls(width=32, ridge="seen")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,9 +73,9 @@ class RanPAC(Method):
             return
         z = F.normalize(z, dim=1) if self.normalize else z
         self.statistics.take(model, task, z, y)
-        head = self._set_up()
-        head.choose(z, y, task.index)
-        head.add(z, y, len(self.statistics.count))
+        head, classes = self._set_up(), len(self.statistics.count)
+        head.choose(z, y, task.index, classes)
+        head.add(z, y, classes)
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         out = forward(model, batch)

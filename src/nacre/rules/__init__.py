@@ -8,7 +8,7 @@ from .anchor import Anchor
 from .average import Average
 from .drop import Drop
 from .keep_norm import KeepNorm
-from .levels import Level
+from .levels import Level, unit_of
 from .project import Project, project_out
 from .quantise import Quantise, quantised
 from .rest import Rest
@@ -30,4 +30,5 @@ __all__ = [
     "gate",
     "project_out",
     "quantised",
+    "unit_of",
 ]

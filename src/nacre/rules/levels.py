@@ -22,8 +22,10 @@ def unit_of(name: str, level: Level, groups: str | None = None) -> str:
     Args:
         name: Of a parameter.
         level: "layer", "group" or "global".
-        groups: The expression, for "group": of "attn|mlp" the weight `blocks.0.mlp.fc1.weight` is in group "mlp". Names in
-            which it finds nothing are a group of their own.
+        groups: The expression, for "group". Names in which it finds nothing are a group of their own.
+
+    >>> [unit_of(f"blocks.{k}.{part}.weight", "group", "attn|mlp") for k in (0, 1) for part in ("attn.qkv", "mlp.fc1")]
+    ['attn', 'mlp', 'attn', 'mlp']
     """
     if level == "layer":
         return name.rpartition(".")[0]
