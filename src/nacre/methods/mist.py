@@ -120,7 +120,6 @@ class MIST(Method):
     def examples(cls) -> Iterator[Method]:
         yield cls(width=8, batch=16)
         yield cls(objective_of="stage", batch=16)
-        yield cls(objective_of="stage", batch=16, by="chance")
         yield cls(width=8, batch=16, select=0.3, form="compact")
 
     def __post_init__(self) -> None:
