@@ -252,3 +252,22 @@ def test_layers_are_found_in_every_kind_of_backbone(encoder: Path):
     attention = nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 4))
     assert targets_in(attention) == ["1"]  # attention of torch reads the weights of its layers itself
     assert targets_in(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())) == ["0"]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_encoder_layer_of_torch_hears_its_adapters_without_a_gradient_too(padded):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2)
+    x = torch.randn(3, 5, 16)
+    mask = (torch.arange(5) > 2).expand(3, 5) if padded else None
+    bare_answer = model(x, src_key_padding_mask=mask)
+    put_in(model, "a", config_of("lora", targets_in(model, "all-linear"), 2, 4.0))
+    for layer in adapted(model).values():
+        nn.init.normal_(layer.lora_B["a"].weight)
+    heard = model.train()(x, src_key_padding_mask=mask)
+    model.requires_grad_(False).eval()
+    with torch.no_grad():
+        answers = model(x, src_key_padding_mask=mask)
+    kept = slice(3) if padded else slice(5)  # of padding nothing is asked
+    assert (answers - heard)[:, kept].abs().max() < 1e-5
+    assert (answers - bare_answer)[:, kept].abs().max() > 0.1
