@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
 from worlds import Net, stream
 
 import nacre
-from nacre.adapters import adapters_in, answering_with, load_adapters, merged, put_in, save_adapters, targets_in
+from nacre.adapters import (
+    adapters_in,
+    answering_with,
+    effective,
+    load_adapters,
+    merged,
+    put_in,
+    save_adapters,
+    targets_in,
+)
 from nacre.adapters.layers import adapted, config_of
 from nacre.backbones import Classifier, backbone
 from nacre.checks.worlds import TEXT
@@ -272,3 +282,32 @@ def test_an_encoder_layer_of_torch_hears_its_adapters_without_a_gradient_too(pad
     kept = slice(3) if padded else slice(5)  # of padding nothing is asked
     assert (answers - heard)[:, kept].abs().max() < 1e-5
     assert (answers - bare_answer)[:, kept].abs().max() > 0.1
+
+
+def test_in_attention_of_torch_what_peft_has_put_in_counts_as_the_weights_that_it_made():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attn(x, x, x, need_weights=False)[0]
+
+    x, model = torch.randn(2, 3, 8), Attends()
+    names = set(model.state_dict())
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["attn"], init_lora_weights=False)).eval()
+    found = effective(model.base_model.model)
+    assert set(found) == names
+    twin = Attends().eval()
+    twin.load_state_dict(found)
+    assert (twin(x) - model(x)).abs().max() < 1e-5
+
+
+def test_a_model_that_peft_has_wrapped_is_heard_inside_torchs_encoder_layers_once_a_drive_has_it():
+    body = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    config = peft.LoraConfig(target_modules=["linear1", "linear2"], init_lora_weights=False)
+    model = peft.get_peft_model(nn.Sequential(body, nn.Flatten(), nn.Linear(24, 2)), config)
+    x = torch.randn(10, 3, 8)
+    task = nacre.Task(0, nacre.TensorRows(x, torch.arange(10) % 2), (0, 1))
+    with nacre.Drive(nacre.Method(), model, ADAMW, task), torch.no_grad():
+        assert (model.eval()(x) - model.train()(x)).abs().max() < 1e-5

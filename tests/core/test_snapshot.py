@@ -125,3 +125,33 @@ def test_put_back_restores_all_but_what_was_gained():
     for n, t in net.state_dict().items():
         assert torch.equal(t[: len(first[n])] if t.ndim else t, first[n]), n
     assert torch.equal(net.head.weight[2:], fresh)
+
+
+class Twice(nn.Module):
+    """One layer under two names, and a module whose state is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = self.a
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+    def get_extra_state(self):
+        return {"seen": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_layer_of_two_names_is_lent_and_given_back():
+    model, rows = Twice(), Batch(torch.randn(3, 4), torch.zeros(3, dtype=torch.long))
+    before, held = model(rows.x), model.a.weight
+    then = Snapshot()
+    then.take(model)
+    with torch.no_grad():
+        held.add_(1.0)
+    assert torch.equal(then.answer(model, rows).logits, before)
+    assert model.a.weight is held and model.b.weight is held
+    assert not torch.equal(model(rows.x), before)

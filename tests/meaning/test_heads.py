@@ -271,3 +271,16 @@ def test_the_ridge_by_all_that_was_seen_is_the_best_of_half_decades():
         assert head.chosen == pytest.approx(min(errors, key=errors.__getitem__)), task
         h, y = torch.cat([h, head.project(z)]), torch.cat([y, new])
     assert torch.allclose(head.gram, h.T @ h)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_ridge_that_cannot_be_solved_with_grows_and_what_says_nothing_leaves_it(precision):
+    head = RandomRidge(width=100, ridge="seen", precision=precision)
+    y = torch.arange(3).repeat(20)
+    z = 100 * (torch.eye(8)[y] + 0.3 * torch.randn(60, 8, generator=dice("long rows")))
+    head.learn(ClassStatistics(), z, y, 3, False, 0, False)
+    assert head.chosen > 1 and (head.scores(ClassStatistics(), z).argmax(1) == y).float().mean() > 0.9
+    for silent in (torch.zeros(60, 8), z[:9], torch.full((60, 8), float("nan"))):
+        other, start = RandomRidge(width=100, ridge="seen", precision=precision, seed=1), 1.0
+        other.choose(silent, y[: len(silent)], 1, 3)
+        assert other.chosen == start

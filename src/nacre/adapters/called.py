@@ -12,6 +12,8 @@ from torch import nn
 from ..core.model import bare, evaluating, forward
 from ..core.stream import Task
 
+SOME = 64  # rows that are read to see which layers are called; experts that none of them enters count as not called
+
 
 @contextmanager
 def layers_called(model: nn.Module) -> Iterator[set[str]]:
@@ -47,7 +49,7 @@ def layers_called(model: nn.Module) -> Iterator[set[str]]:
 
 
 def read_past(model: nn.Module, layers: list[str], task: Task) -> list[str]:
-    """Of these layers those that do not answer by being called when the model reads a row of a task without a gradient.
+    """Of these layers those that do not answer by being called when the model reads rows of a task without a gradient.
 
     The model, or a fused path of torch, reads their weights itself, so that what is put in beside a weight is not heard there.
     Nothing is known of a task without rows.
@@ -55,5 +57,5 @@ def read_past(model: nn.Module, layers: list[str], task: Task) -> list[str]:
     if task.train is None or not task.rows:
         return []
     with layers_called(model) as names, evaluating(model), torch.no_grad():
-        forward(model, task.train.take(torch.arange(1)).to(task.device))
+        forward(model, task.train.take(torch.arange(min(task.rows, SOME))).to(task.device))
     return [name for name in layers if name not in names]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.dice import dice
 from ..core.errors import BadSetting, MissingExtra, UnknownName
-from ..core.in_use import BASE, adapted
+from ..core.in_use import BASE, adapted, unfuse
 from ..core.model import bare, fingerprint, head_prefixes
 
 Kind = Literal["lora", "ia3"]
@@ -155,7 +155,7 @@ def put_in(model: nn.Module, name: str, config: Any, seed: int = 0) -> None:
             holder, _, leaf = path.rpartition(".")
             value = _first(path, param, layer.get_base_layer().weight, dice(seed, "adapter", name, place))
             setattr(layer.get_submodule(holder), leaf, nn.Parameter(value))
-    _unfuse(model)
+    unfuse(model)
 
 
 def train_only(model: nn.Module, name: str) -> None:
@@ -229,21 +229,6 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         reached = name and below_head and not any(name.startswith(f"{p}.") for p in by_hand)
         if reached and (isinstance(layer, kinds) or type(layer).__name__ == "Conv1D"):
             yield name, layer
-
-
-def _unfuse(model: nn.Module) -> None:
-    """Let torch's encoder layers call their adapters without a gradient, too.
-
-    There they take a fused path that reads the bare weights itself, unless a hook is anywhere inside.
-    """
-    encoders = (m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer))
-    for layer in {layer for encoder in encoders for layer in adapted(encoder).values()}:
-        if _nothing not in layer._forward_pre_hooks.values():
-            layer.register_forward_pre_hook(_nothing)
-
-
-def _nothing(layer: nn.Module, args: Any) -> None:
-    """A hook that changes nothing."""
 
 
 def _usual(model: nn.Module, kind: Kind) -> list[str]:

@@ -28,6 +28,7 @@ from .ahead import ahead
 from .dice import dice, seed_global
 from .elsewhere import elsewhere, refuse_parts, refuse_recomputed, slopes_of
 from .errors import BadSetting, RanksDiffer
+from .in_use import unfuse
 from .lengths import bucketed
 from .method import Method, compose, parts_of, trainable
 from .model import Outputs, bare, called, device_of, evaluating, forward, grow
@@ -108,6 +109,7 @@ class Drive:
     ):
         self.method: Method = method if isinstance(method, Method) else compose(method)
         self.called, self.model = called(model), bare(model)
+        unfuse(self.model)
         self.in_parts = any(map(shards.is_sharded, self.model.parameters()))
         self.given = inner(optimizer) if isinstance(optimizer, Optimizer) else optimizer
         self.augment, self.seed, self.frozen_norms, self.precision = augment, seed, frozen_norms, precision

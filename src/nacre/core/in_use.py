@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .model import bare
 from .state import Tensors
@@ -35,17 +35,39 @@ def adapted(model: nn.Module) -> dict[str, Any]:
 def in_use(model: nn.Module) -> Tensors:
     """The weights that answer, by their names without what was put in; `nacre.adapters.effective` tells more."""
     model = bare(model)
-    around: dict[int, Any] = {}
-    for layer in adapted(model).values():
-        around.setdefault(id(layer.get_base_layer()), layer)
+    layers, answers = adapted(model), dict[int, Tensors]()
+    for name, layer in layers.items():
+        if not any(name.startswith(f"{other}.") for other in layers):  # what is inside another is merged with it
+            answers.setdefault(id(layer.get_base_layer()), _merged(layer))
     with plain(model) as beside:
-        found: Tensors = {n: t for n, t in model.state_dict().items() if n not in beside}
+        found = {n: t for n, t in tensors_of(model).items() if n not in beside}
         for name, module in model.named_modules(remove_duplicate=False):
             used: Any = getattr(module, "weights_used", dict)
-            tensors: Tensors = _merged(around[id(module)]) if id(module) in around else used()
-            for leaf, tensor in tensors.items():
-                found[f"{name}.{leaf}" if name else leaf] = tensor
+            for leaf, tensor in (answers.get(id(module)) or used()).items():
+                own = f"{name}.{leaf}".lstrip(".").replace(f"{BASE[1:]}.", "")
+                if own in found:
+                    found[own] = tensor
     return found
+
+
+def tensors_of(model: nn.Module) -> Tensors:
+    """A model's weights and buffers by name, without what else its modules keep in their state."""
+    return {n: t for n, t in bare(model).state_dict().items() if isinstance(t, Tensor)}
+
+
+def unfuse(model: nn.Module) -> None:
+    """Let torch's encoder layers call the adapters inside them without a gradient, too.
+
+    There they take a fused path that reads the bare weights itself, unless a hook is anywhere inside.
+    """
+    encoders = (m for m in bare(model).modules() if isinstance(m, nn.TransformerEncoderLayer))
+    for layer in {layer for encoder in encoders for layer in adapted(encoder).values()}:
+        if _nothing not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(_nothing)
+
+
+def _nothing(layer: nn.Module, args: Any) -> None:
+    """A hook that changes nothing."""
 
 
 @contextmanager
@@ -80,4 +102,11 @@ def _merged(layer: Any) -> Tensors:
         return {}
     twin = copy.deepcopy(layer)
     twin.merge(adapter_names=active)
-    return dict(twin.get_base_layer().state_dict())
+    base = twin.get_base_layer()
+    bared = {  # in attention PEFT makes plain tensors of them
+        f"{name}.{leaf}".lstrip("."): t
+        for name, module in base.named_modules()
+        for leaf, t in vars(module).items()
+        if isinstance(t, Tensor)
+    }
+    return {**base.state_dict(), **bared}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from .errors import BadSetting
-from .in_use import in_use, plain
+from .in_use import in_use, plain, tensors_of
 from .model import Outputs, bare, evaluating, forward
 from .rows import Batch
 from .shards import is_sharded
@@ -55,7 +55,7 @@ class Snapshot(Stateful):
         """Add what the model has gained since, as it is now: modules, adapters too, and rows of a head; at first all of it."""
         if not self.taken:
             _refuse_parts(model)
-        for n, t in bare(model).state_dict().items():
+        for n, t in tensors_of(model).items():
             kept = self.tensors.get(n)
             if kept is None:
                 self.tensors[n] = t.detach().clone()
@@ -70,7 +70,7 @@ class Snapshot(Stateful):
         """
         modules = bare(model).named_modules()
         said = {f"{n}.{buffer}" if n else buffer for n, m in modules for buffer in getattr(m, "announced", ())}
-        for n, t in bare(model).state_dict().items():
+        for n, t in tensors_of(model).items():
             if n in self.tensors and n not in said:
                 kept = self.tensors[n]
                 (t[: len(kept)] if kept.ndim else t).copy_(kept)
@@ -79,7 +79,7 @@ class Snapshot(Stateful):
         """What the model answered for `batch` when it was copied."""
         model = bare(model)
         with plain(model) as beside, evaluating(model), torch.no_grad():
-            for n, t in model.state_dict().items():
+            for n, t in tensors_of(model).items():
                 if n not in self.tensors and n not in beside:
                     self.tensors[n] = t.detach().clone()
             return forward(Lent(model, self.tensors | beside), batch)
@@ -90,7 +90,9 @@ class Lent(nn.Module):
 
     def __init__(self, model: nn.Module, tensors: Tensors):
         super().__init__()
-        self.model, self.tensors = model, tensors
+        # a module of two names is lent its tensors once: lent twice, it would keep them
+        places = {f"{n}.{leaf}".lstrip(".") for n, m in model.named_modules() for leaf in (*m._parameters, *m._buffers)}
+        self.model, self.tensors = model, {n: t for n, t in tensors.items() if n in places}
         self.takes_task = getattr(model, "takes_task", False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +100,7 @@ class Lent(nn.Module):
 
 
 def _refuse_parts(model: nn.Module) -> None:
-    if parts := [n for n, t in bare(model).state_dict().items() if is_sharded(t)]:
+    if parts := [n for n, t in tensors_of(model).items() if is_sharded(t)]:
         raise BadSetting(
             f"of {parts[0]} each rank holds a part, and a copy of the model (a teacher, a fresh start) needs whole "
             "weights: train this method without fully_shard"

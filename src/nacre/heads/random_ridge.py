@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache
-from math import inf
+from math import inf, isfinite
 from typing import ClassVar, Literal
 
 import torch
@@ -27,6 +27,7 @@ from .statistics import ClassStatistics
 
 logger = logging.getLogger(__name__)
 BLOCK = 4096  # rows whose projected features are held at once
+FEW = 10  # rows of a task, below which none are held out to choose a ridge by
 
 
 @dataclass
@@ -40,9 +41,9 @@ class RandomRidge(Readout):
 
     With `ridge = "task"` the ridge is the one of 1e-8 ... 1e8 with the least squared error on a random fifth of the present
     task's rows (of 4 M of them at most), fitted on the others. That is the published rule; of a few hundred rows it may take
-    1e-8, and all earlier classes answer with it. With `ridge = "seen"` the same fifth is answered by what all rows seen so far
-    give without it, among all classes, and the ridge is sought from the one before, a half decade at a time, as long as the
-    error falls: a Cholesky factorisation each.
+    1e-8, and all earlier classes answer with it. With `ridge = "seen"` a fifth of them (M at most; of ten rows or more)
+    is answered by what all rows seen so far give without it, among all classes, and the ridge is sought from the one before, a
+    half decade at a time, as long as the error falls: a Cholesky factorisation each.
 
     Paper: RanPAC: Random Projections and Pre-trained Models for Continual Learning (arXiv 2307.02251).
 
@@ -148,37 +149,48 @@ class RandomRidge(Readout):
         """
         if not isinstance(self.ridge, str):
             return
-        keep = torch.randperm(len(y), generator=dice(self.seed, place, "ridge rows"))[: 4 * self.width].to(y.device)
-        h, hold = self.project(z[keep]).double(), dice(self.seed, place, "ridge")
+        hold = dice(self.seed, place, "ridge")
         if self.ridge == "task":
-            found = choose_ridge(h, F.one_hot(y[keep].unique(return_inverse=True)[1]).double(), 0.2, hold)
+            keep = torch.randperm(len(y), generator=dice(self.seed, place, "ridge rows"))[: 4 * self.width].to(y.device)
+            targets = F.one_hot(y[keep].unique(return_inverse=True)[1]).double()
+            found = choose_ridge(self.project(z[keep]).double(), targets, 0.2, hold)
             self.chosen = found if found is not None else self.chosen
-            return
-        out = torch.randperm(len(y), generator=hold)[: round(0.2 * len(y))].to(y.device)
-        kept = torch.ones(len(y), dtype=torch.bool, device=y.device).index_fill_(0, out, False)
-        without = RandomRidge(self.width, 1.0, precision=self.precision, seed=self.seed)
-        if self.gram is not None and self.cross is not None:
-            without.gram, without.cross = self.gram.clone(), self.cross.clone()
-        without.add(z[kept], y[kept], classes)
-        if len(out):
+        elif len(y) >= FEW:
+            held = min(round(0.2 * len(y)), self.width)
+            out = torch.randperm(len(y), generator=hold)[:held].to(y.device)
+            kept = torch.ones(len(y), dtype=torch.bool, device=y.device).index_fill_(0, out, False)
+            without = RandomRidge(self.width, 1.0, precision=self.precision, seed=self.seed)
+            if self.gram is not None and self.cross is not None:
+                without.gram, without.cross = self.gram.clone(), self.cross.clone()
+            without.add(z[kept], y[kept], classes)
             self.chosen = without._sought(self.project(z[out]), F.one_hot(y[out], classes), self.chosen)
 
     def _sought(self, h: Tensor, targets: Tensor, start: float) -> float:
-        """The ridge with the least squared error on rows, going from one in the direction in which it falls."""
+        """The ridge with the least squared error on rows, going from one in the direction in which it falls.
+
+        Where it cannot be solved with, the way goes up first; where with none, the ridge stays.
+        """
+
+        def at(step: int) -> float:
+            return min(max(start * 10 ** (step / 2), GRID[0]), GRID[-1])
 
         @cache
         def error(step: int) -> float:
-            self.ridge = min(max(start * 10 ** (step / 2), GRID[0]), GRID[-1])
+            self.ridge = at(step)
             try:
                 with exact(h.device):
-                    return (h @ self._solve() - targets).square().mean().item()
-            except BadSetting:  # it is too small to be solved with
+                    found = (h @ self._solve() - targets).square().mean().item()
+            except BadSetting:
                 return inf
+            return found if isfinite(found) else inf
 
-        best = min((-1, 0, 1), key=error)
-        while best and error(best + best // abs(best)) < error(best):
-            best += best // abs(best)
-        return min(max(start * 10 ** (best / 2), GRID[0]), GRID[-1])
+        best = 0
+        while error(best) == inf and at(best) < GRID[-1]:
+            best += 1
+        way = next((way for way in (1, -1) if error(best + way) < error(best)), 0)
+        while way and error(best + way) < error(best):
+            best += way
+        return at(best) if error(best) < inf else start
 
     def _points(self, statistics: ClassStatistics, met: Tensor, place: int) -> Tensor:
         """Points of each of these classes, one class after the other, (classes * draws, width of z)."""
