@@ -65,7 +65,9 @@ def unaveraged() -> str:
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    Accelerator()  # makes the group, which all below find
+    accelerator = Accelerator()  # makes the group, which all below find
     command(out)
     done = {"example": example(), "trainers": trainers(out, 1), "unaveraged": unaveraged(), "world": ranks.world()}
     (out / f"{ranks.rank()}.json").write_text(json.dumps(done))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()  # a group that nobody ends may abort the process at its exit
