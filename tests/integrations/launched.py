@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -70,4 +71,6 @@ if __name__ == "__main__":
     done = {"example": example(), "trainers": trainers(out, 1), "unaveraged": unaveraged(), "world": ranks.world()}
     (out / f"{ranks.rank()}.json").write_text(json.dumps(done))
     accelerator.wait_for_everyone()
-    accelerator.end_training()  # a group that nobody ends may abort the process at its exit
+    accelerator.end_training()
+    sys.stdout.flush()
+    os._exit(0)  # all is written; beside much other work torch's threads have aborted the process while it ended
