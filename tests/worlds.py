@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nacre.core.dice import dice, mix
+from nacre.core.drive import Drive
 from nacre.core.rows import Batch, TensorRows
 from nacre.core.stream import Experience, Task
 from nacre.heads import GrowingLinear, MultiHead
@@ -87,3 +88,13 @@ def stream(
 def noise(batch: Batch, generator: torch.Generator) -> Batch:
     """An augmentation: every row, also of a second view, is shaken by its own draw."""
     return replace(batch, x=batch.x + 0.1 * torch.randn(batch.x.shape, generator=generator).to(batch.x))
+
+
+def steps(drive: Drive, epochs: int = 1) -> None:
+    """A loop of one's own, by batches of 8."""
+    for epoch in range(epochs):
+        for batch in drive.batches(epoch, 8):
+            drive.optimizer.zero_grad()
+            drive.loss(batch).backward()
+            drive.optimizer.step()
+            drive.stepped()

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from worlds import Net, rows, stream
+from worlds import Net, rows, steps, stream
 
 from nacre.core.dice import dice
 from nacre.core.drive import Drive
@@ -29,15 +29,6 @@ from nacre.schedules import schedule
 ADAMW = MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.1})
 SGD = MadeOptimizer("sgd", 0.05, [], {"momentum": 0.9})
 SMALL = {"probe": 3, "batch": 8, "warmup": 5}
-
-
-def steps(drive: Drive, epochs: int = 1) -> None:
-    for epoch in range(epochs):
-        for batch in drive.batches(epoch, 8):
-            drive.optimizer.zero_grad()
-            drive.loss(batch).backward()
-            drive.optimizer.step()
-            drive.stepped()
 
 
 def end(method: Method, tasks: int = 2, make=ADAMW, net: Net | None = None, **settings) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from worlds import Net, stream
+from worlds import Net, steps, stream
 
 from nacre.core.drive import Drive
 from nacre.core.errors import BadSetting
@@ -21,15 +21,6 @@ from nacre.schedules import schedule
 
 SGD = MadeOptimizer("sgd", 0.05)
 ADAMW = MadeOptimizer("adamw", 0.01, [], {"weight_decay": 0.05})
-
-
-def steps(drive: Drive, epochs: int = 1) -> None:
-    for epoch in range(epochs):
-        for batch in drive.batches(epoch, 8):
-            drive.optimizer.zero_grad()
-            drive.loss(batch).backward()
-            drive.optimizer.step()
-            drive.stepped()
 
 
 def end(method: Method, net: Net | None = None, make=ADAMW, tasks: int = 3, **settings) -> dict[str, torch.Tensor]:

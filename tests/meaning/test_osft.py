@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from worlds import Answer, Net, Past, rows, stream
+from worlds import Answer, Net, Past, rows, steps, stream
 
 from nacre.adapters import decomposed, describe, effective, merge_osf, put_in_osf
 from nacre.core.drive import Drive
@@ -32,12 +32,7 @@ def run(method: Method, made: MadeOptimizer = ADAMW, epochs: int = 10, look=None
     net = net or Net(dropout=0.0)
     with Drive(method, net, made, stream()[0].task, seed=0, **how) as drive:
         splits = getattr(method, "splits", {})
-        for epoch in range(epochs):
-            for batch in drive.batches(epoch, 8):
-                drive.optimizer.zero_grad()
-                drive.loss(batch).backward()
-                drive.optimizer.step()
-                drive.stepped()
+        steps(drive, epochs)
         if look is not None:
             look(drive)
     return net, splits

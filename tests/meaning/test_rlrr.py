@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from worlds import Net, stream
+from worlds import Net, steps, stream
 
 from nacre.adapters import effective, merge_rescaling, put_in_rescaling
 from nacre.adapters.rescaled import Rescaled
@@ -100,11 +100,7 @@ def test_it_is_hira_of_rank_one():
 def run(method: RLRR, look=None) -> Net:
     net = Net(dropout=0.0)
     with Drive(method, net, ADAMW, stream()[0].task, seed=0) as drive:
-        for batch in drive.batches(0, 8):
-            drive.optimizer.zero_grad()
-            drive.loss(batch).backward()
-            drive.optimizer.step()
-            drive.stepped()
+        steps(drive)
         if look is not None:
             look(drive)
     return net

@@ -275,7 +275,8 @@ class MIST(Method):
         if not params:
             why = f"every trainable tensor is a norm or matches free = {self.free!r}"
             raise BadSetting(f"MIST has nothing to choose from: {why}; free fewer tensors, or unfreeze the backbone")
-        order = torch.randperm(task.rows, generator=dice(self.seed, task.index, "scores"))[: self.rows]
+        rows = self.batch if self.by == "chance" else self.rows  # of which no more is asked than who calls which layers
+        order = torch.randperm(task.rows, generator=dice(self.seed, task.index, "scores"))[:rows]
         with evaluating(model):
             drops = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0]
             for m in drops:  # they make two views of one row, where nothing else does

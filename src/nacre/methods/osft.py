@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -102,9 +103,8 @@ class OSFT(Method):
     rows: int | None = setting(None, "rows that importance is taken of; all of the task by default", low=1)
     batch: int = setting(64, "rows in a batch for importance", low=1)
     tasks: int = state(int)  # stages that ended
-    splits: dict[str, Tensors] = state(
-        dict
-    )  # by layer with something to protect, while a stage runs; U_low: by factors
+    # of layers with something to protect, while a stage runs; those that have U_low train by factors
+    splits: dict[str, Tensors] = state(dict)
     frozen: list[str] = state(list)  # parameters that are frozen for it
     bases: tuple[Tensors, Tensors] | None = scratch()  # U_h and V_h' by the names of what trains
     room: Tensors = scratch(dict)  # memory for moves
@@ -255,7 +255,7 @@ class OSFT(Method):
     def _layers(self, model: nn.Module) -> list[str]:
         """The linear layers whose weights are decomposed: plain ones that train and share no weight."""
         named = dict(model.named_parameters(remove_duplicate=False))
-        shared = {id(p) for p in named.values() if sum(other is p for other in named.values()) > 1}
+        names = Counter(map(id, named.values()))
         inside = tuple(f"{name}." for name in adapted(model))
 
         def unfit(name: str) -> str:
@@ -264,7 +264,7 @@ class OSFT(Method):
                 return "is a part of an adapter"
             if not rescalable(layer) or p is None:
                 return f"is a {type(layer).__name__} and none of torch's own"
-            return "is frozen" if not p.requires_grad else "has a weight of more than one name" * (id(p) in shared)
+            return "is frozen" if not p.requires_grad else "has a weight of more than one name" * (names[id(p)] > 1)
 
         try:
             why = {name: unfit(name) for name in targets_in(model, self.target)}
