@@ -391,6 +391,50 @@ def test_a_batch_without_rows_and_a_weight_without_choice():
     assert torch.equal(model.outer.weight, before) and model.outer.weight.requires_grad
 
 
+class Padded(nn.Module):
+    """Two layers token by token, and the mean over the tokens that are real."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.inner, self.outer = nn.Linear(6, 9).double(), nn.Linear(9, 4).double()
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """Scores (rows, 4) of x (rows, tokens, 6) and real (rows, tokens)."""
+        return (self.outer(F.gelu(self.inner(x))) * real[..., None]).sum(1)
+
+
+@pytest.mark.parametrize("padded", [0, 1, 9, 15, 16])
+def test_rows_without_a_gradient_are_left_out_and_nothing_changes(padded, monkeypatch):
+    x = torch.randn(2, 8, 6, generator=dice("padded"), dtype=torch.float64)
+    real = (torch.arange(16) >= padded).view(2, 8).double()
+    dense, compact, found, rows = Padded(), Padded(), {}, []
+    chosen = masks(dense, 0.2)
+    values = put_in_entries(compact, chosen)
+    product = entries.Entries.of_product
+    monkeypatch.setattr(entries.Entries, "of_product", lambda s, a, b: rows.append(len(a)) or product(s, a, b))
+    for model in (dense, compact):
+        seen = x.clone().requires_grad_()
+        model(seen, real).square().sum().backward()
+        found[model] = seen.grad
+    assert rows == [16 if padded <= 1 else 16 - padded] * 2
+    assert (found[dense] - found[compact]).abs().max() <= 1e-12
+    for name, value in values.items():
+        expected = dict(dense.named_parameters())[name].grad[chosen[name]]
+        assert (value.grad - expected).abs().max() <= 1e-12 * max(1, expected.abs().max()), name
+
+
+def test_a_row_whose_gradient_is_small_or_not_a_number_is_no_padding():
+    layer = nn.Linear(3, 4)
+    values = put_in_entries(layer, {"weight": torch.ones(4, 3, dtype=torch.bool)})
+    grad = torch.zeros(10, 4)
+    grad[0, 3], grad[1, 2] = 1e-42, float("nan")
+    layer(torch.ones(10, 3)).backward(grad)
+    (of_weight,) = (v.grad.view(4, 3) for n, v in values.items())
+    assert (of_weight[3] > 0).all() and of_weight[2].isnan().all() and not of_weight[:2].any()
+
+
 @pytest.mark.parametrize("options", [{"sparse": True}, {"scale_grad_by_freq": True}, {"padding_idx": 3}])
 def test_tables_with_settings_of_their_own_learn_as_dense_ones(options):
     table, ids = nn.Embedding(6, 4, **options), torch.tensor([[0, 1, 1], [3, 5, 1]])

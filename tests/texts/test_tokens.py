@@ -11,7 +11,7 @@ from torch import Tensor
 from nacre.checks.worlds import TEXT
 from nacre.core.dice import dice
 from nacre.core.drive import Drive
-from nacre.core.lengths import PLACES, WINDOW, bucketed, put_back, readings
+from nacre.core.lengths import FEW, PADDING, PLACES, WINDOW, bucketed, put_back, readings
 from nacre.core.method import Method
 from nacre.core.ragged import Ragged
 from nacre.core.rows import Batch, Chain, Picked, TensorRows, batches, cat
@@ -112,7 +112,13 @@ def test_readings_cover_all_rows_within_bounds_and_can_be_put_back():
     pieces = readings(rows, size=128)
     for piece in pieces:
         assert len(piece) <= 128 and (len(piece) == 1 or len(piece) * int(rows.lengths[piece].max()) <= PLACES)
+        places = len(piece) * int(rows.lengths[piece].max())
+        assert places <= FEW or 1 - rows.lengths[piece].sum() / places <= PADDING
     assert len({len(p) for p in pieces}) > 2, "long rows come in smaller pieces"
+    few = token_rows(20, longest=40)
+    assert int(few.lengths.max()) * 20 <= FEW and len(readings(few)) == 1, (
+        "few short rows are one piece, however padded"
+    )
     back = put_back([rows.y[p] * 1000 + p for p in pieces], pieces)
     assert torch.equal(back, rows.y * 1000 + torch.arange(700))
     long = Ragged({"input_ids": torch.zeros(PLACES + 5, dtype=torch.int32)}, torch.tensor([2, PLACES + 5]))

@@ -5,7 +5,8 @@ is what an optimizer sees. A layer that answers writes the values into the tenso
 the weights as they are. On the way back only the chosen entries of the gradient are taken, where there is a way to:
 
 - of a linear layer, and of a convolution whose patches do not overlap, by `torch.sparse.sampled_addmm` over one pattern that
-  is kept; above a quarter of the entries one dense product and a choice from it are faster, and are taken;
+  is kept; above a quarter of the entries one dense product and a choice from it are faster, and are taken; on a CPU, rows of
+  a linear layer whose gradient is zero, such as those of padding, are left out of all products;
 - of an embedding, over the rows of the table that hold chosen entries;
 - of everything else (overlapping convolutions, norms, biases, bare parameters) the whole gradient of that one tensor is
   taken, the chosen entries are picked, and the rest is freed at once.
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 VALUES = "_values"
 """What the parameter of the chosen entries adds to the name of their tensor."""
 DENSE_FROM = 0.25  # share of chosen entries from which on a dense product is faster
+HEARD_BELOW = 0.9  # share of rows with a gradient below which the others are left out
 
 
 class Entries:
@@ -150,6 +152,26 @@ def samples(device: torch.device, kind: torch.dtype) -> bool:
     return True
 
 
+def _heard(grad: Tensor) -> Tensor | None:
+    """The rows of a gradient that are not zero throughout, (heard,); None where leaving the others out gains little.
+
+    Of sentences that are padded to one length, the rows of the padding are zero. They are looked for on the CPU alone:
+    elsewhere the question would wait for the device. Only rows that begin with a zero are looked at whole.
+    """
+    if grad.device.type != "cpu" or torch.compiler.is_compiling() or not grad.shape[1]:
+        return None
+    most = (1 - HEARD_BELOW) * len(grad)
+    suspects = (grad[:, 0] == 0).nonzero().flatten()
+    if len(suspects) <= most:
+        return None
+    silent = suspects[grad.index_select(0, suspects).abs().amax(1) == 0]
+    if len(silent) <= most:
+        return None
+    heard = torch.ones(len(grad), dtype=torch.bool)
+    heard[silent] = False
+    return heard.nonzero().flatten()
+
+
 class Lent(torch.autograd.Function):
     """The dense tensor itself, of whose gradient the chosen entries go to the values."""
 
@@ -179,12 +201,18 @@ class LinearByHand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         (grad,), (x, weight) = outputs, ctx.saved_tensors
-        flat = grad.reshape(-1, grad.shape[-1])
-        to_x = grad @ weight if ctx.needs_input_grad[0] else None
-        to_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
-        to_values = None
-        if ctx.needs_input_grad[1]:
-            to_values = ctx.entries.of_product(flat, x.reshape(-1, x.shape[-1])).to(ctx.kind)
+        left, right = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        heard = _heard(left)
+        if heard is not None:
+            left, right = left.index_select(0, heard), right.index_select(0, heard)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = left @ weight
+            if heard is not None:
+                to_x = to_x.new_zeros(grad[..., 0].numel(), to_x.shape[1]).index_copy_(0, heard, to_x)
+            to_x = to_x.view(x.shape)
+        to_bias = left.sum(0) if ctx.needs_input_grad[2] else None
+        to_values = ctx.entries.of_product(left, right).to(ctx.kind) if ctx.needs_input_grad[1] else None
         return to_x, to_values, to_bias, None, None
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from .rows import Rows, lengths_of
 
 WINDOW = 50  # batches of an order that are sorted together
+PADDING = 0.1  # share of places that are padding, at most
+FEW = 2**10  # places of all rows that may be padded more
 PLACES = 2**14  # places of all rows that are read at once, padding included; one longer row is read alone
 
 
@@ -43,6 +45,9 @@ def bucketed(order: Tensor, lengths: Tensor, size: int, generator: torch.Generat
 def readings(rows: Rows, size: int = 500) -> list[Tensor]:
     """Positions of all rows in pieces to be read at once: in their order, or the shorter first where they know lengths.
 
+    A piece of rows that know lengths ends before a row that would make more than a tenth of its places padding, unless it
+    has `FEW` places at most with it, which cost next to nothing.
+
     Args:
         rows: What is read.
         size: Rows of a piece at most; of rows that know lengths a piece also has `PLACES` places at most.
@@ -55,7 +60,9 @@ def readings(rows: Rows, size: int = 500) -> list[Tensor]:
     counts = torch.arange(1, size + 1)
     while low < len(order):
         ahead = ascending[low : low + size]
-        fitting = int((ahead * counts[: len(ahead)] <= PLACES).sum())
+        places = ahead * counts[: len(ahead)]
+        fits = (places <= PLACES) & ((places <= FEW) | (ahead.cumsum(0) >= (1 - PADDING) * places))
+        fitting = int(fits.int().cumprod(0).sum())
         pieces.append(order[low : low + max(fitting, 1)])
         low += max(fitting, 1)
     return pieces
