@@ -412,7 +412,7 @@ def main() -> None:
     result = {
         "about": "Class-incremental intents on all-MiniLM-L6-v2: accuracies in percent; [mean, standard deviation over seeds].",
         "command": "python benchmarks/intents.py --backbone ENCODER --banking77 FOLDER --clinc150 FOLDER",
-        "machine": f"{cpu()}, one thread, beside other work",
+        "machine": f"{cpu()}, one thread, beside other work; not all rows were run on one machine",
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("nacre", "torch", "transformers")},
