@@ -202,14 +202,14 @@ class LinearByHand(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         (grad,), (x, weight) = outputs, ctx.saved_tensors
         left, right = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        heard = _heard(left)
+        many, heard = len(left), _heard(left)
         if heard is not None:
             left, right = left.index_select(0, heard), right.index_select(0, heard)
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = left @ weight
             if heard is not None:
-                to_x = to_x.new_zeros(grad[..., 0].numel(), to_x.shape[1]).index_copy_(0, heard, to_x)
+                to_x = to_x.new_zeros(many, to_x.shape[1]).index_copy_(0, heard, to_x)
             to_x = to_x.view(x.shape)
         to_bias = left.sum(0) if ctx.needs_input_grad[2] else None
         to_values = ctx.entries.of_product(left, right).to(ctx.kind) if ctx.needs_input_grad[1] else None
