@@ -391,6 +391,46 @@ def test_a_batch_without_rows_and_a_weight_without_choice():
     assert torch.equal(model.outer.weight, before) and model.outer.weight.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows,width", [(1, 1), (1, 5), (7, 1), (33, 65), (0, 3), (3, 0)])
+def test_a_transpose_is_that_of_torch_whatever_the_strides(rows, width, dtype):
+    for matrix in (torch.randn(rows, width, dtype=dtype), torch.randn(width, 2 * rows, dtype=dtype).t()[::2]):
+        assert torch.equal(entries.transposed(matrix), matrix.t())
+
+
+def test_the_product_has_the_bits_of_torch_s_own_copies():
+    left, right = torch.randn(300, 70), torch.randn(300, 50)
+    layer = nn.Linear(50, 70)
+    put_in_entries(layer, {"weight": torch.rand(70, 50) < 0.1})
+    held = layer.held["weight"]
+    pattern = torch.zeros(70, 50)
+    pattern.view(-1)[held.index] = 1.0
+    told = torch.sparse.sampled_addmm(pattern.to_sparse_csr(), left.t(), right, beta=0.0)
+    assert torch.equal(held.of_product(left, right), told.values())
+
+
+@pytest.mark.parametrize("way", ["in place", "data", "set to"])
+def test_values_that_are_changed_by_hand_are_answered_with(way):
+    layer = nn.Linear(3, 2, bias=False)
+    values = put_in_entries(layer, {"weight": torch.tensor([[True, False, False], [False, False, True]])})["weight"]
+    x = torch.ones(1, 3)
+    layer(x)
+    told = torch.tensor([5.0, 7.0])
+    with torch.no_grad():
+        if way == "in place":
+            values.copy_(told)
+        elif way == "data":
+            values.data.copy_(told)  # which leaves the version as it is
+        else:
+            values.data = told
+    assert torch.equal(layer(x), x @ layer.weight.t())
+    assert layer.weight[0, 0] == 5.0 and layer.weight[1, 2] == 7.0
+    with torch.no_grad():
+        layer.weight.fill_(1.0)  # chosen entries follow their values nevertheless
+    layer(x)
+    assert layer.weight.flatten().tolist() == [5.0, 1.0, 1.0, 1.0, 1.0, 7.0]
+
+
 class Padded(nn.Module):
     """Two layers token by token, and the mean over the tokens that are real."""
 
