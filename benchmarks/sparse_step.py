@@ -13,9 +13,11 @@ but 1 or 5 % of the entries resting; the compact form with 1 or 5 %. For the las
 in every weight matrix, convolution and bare tensor; there biases, norms and the head train wholly, with those of PEFT the head.
 In (c) all but the first two leave the embeddings frozen.
 
-The ways take turns, block by block, in one process, with one thread (processor time) and with two (time on the clock). A
-figure is the median over blocks; its spread is the quartiles of the ratios within a round. The peak of memory is that of a
-process of its own after six steps, as the operating system counts it, interpreter and libraries included.
+Each way has a process of its own, as it has where somebody trains, so that none is served with memory that another one has
+freed (`--together` puts all into one process: there the allocator keeps what it would hand back to the system otherwise, by
+which full AdamW in (a) gains more than the others). They take turns, block by block, with one thread (processor time) and with
+two (time on the clock). A figure is the median over blocks; its spread is the quartiles of the ratios within a round. The peak
+of memory is that of another process after six steps, as the operating system counts it, interpreter and libraries included.
 """
 
 from __future__ import annotations
@@ -247,19 +249,48 @@ def ways(name: str, of: Case) -> dict[str, Callable[[], Way]]:
     }
 
 
-def in_turns(made: dict[str, Way], of: Case, threads: int, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
+Answer = Callable[[dict[str, int]], Any]
+
+
+def answering(of: Case, way: Way) -> Answer:
+    """Answers with how long each step of a block took; asked nothing, with what the way holds."""
+
+    def answer(asked: dict[str, int]) -> Any:
+        if not asked:
+            return {"trained": way.trained(), "state_bytes": way.state_bytes()}
+        torch.set_num_threads(asked["threads"])
+        clock = process_time if asked["threads"] == 1 else perf_counter
+        first = asked["place"] * asked["steps"]
+        return way.steps([of.batches[(first + k) % len(of.batches)] for k in range(asked["steps"] + 1)], clock)
+
+    return answer
+
+
+def elsewhere(command: list[str], stack: ExitStack) -> Answer:
+    """The same from a process of its own, by lines."""
+    served = [sys.executable, __file__, "--serve", *command]
+    process = stack.enter_context(subprocess.Popen(served, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    assert process.stdin and process.stdout
+    told, replies = process.stdin, process.stdout
+
+    def answer(asked: dict[str, int]) -> Any:
+        print(json.dumps(asked), file=told, flush=True)
+        if not (line := replies.readline()):
+            raise RuntimeError(f"{' '.join(served)} ended with {process.wait()}")
+        return json.loads(line)
+
+    return answer
+
+
+def in_turns(answers: dict[str, Answer], threads: int, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
     """Blocks of steps of each way in turn; the first step of a block and the first round only warm up."""
-    torch.set_num_threads(threads)
-    clock = process_time if threads == 1 else perf_counter
-    blocks: dict[str, list[float]] = {name: [] for name in made}
-    order = list(made)
+    blocks: dict[str, list[float]] = {name: [] for name in answers}
+    order = list(answers)
     for place in range(rounds + 1):
         for name in order[place % len(order) :] + order[: place % len(order)]:
-            batches = [of.batches[(place * steps + k) % len(of.batches)] for k in range(steps + 1)]
-            taken = made[name].steps(batches, clock)
+            taken = answers[name]({"threads": threads, "place": place, "steps": steps})
             if place:
                 blocks[name].append(statistics.median(taken[1:]))
-    torch.set_num_threads(1)
     told = {}
     for name, times in blocks.items():
         low, _, high = statistics.quantiles([t / f for t, f in zip(times, blocks["full"], strict=True)], n=4)
@@ -279,19 +310,20 @@ def peak_mb(command: list[str]) -> float:
 
 def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one case."""
-    of = case(name, args)
-    made = {way: make() for way, make in ways(name, of).items()}
-    told: dict[str, Any] = {"about": CASES[name], "rounds": args.rounds, "steps_a_block": args.steps, "ways": {}}
     folders = ["--backbone", str(args.backbone), "--banking77", str(args.banking77)] if name == "c" else []
-    timed = {threads: in_turns(made, of, threads, args.rounds, args.steps) for threads in args.threads}
-    for way, held in made.items():
-        told["ways"][way] = {
-            "trained": held.trained(),
-            "state_bytes": held.state_bytes(),
-            **{f"{threads} threads": figures[way] for threads, figures in timed.items()},
+    told: dict[str, Any] = {"about": CASES[name], "rounds": args.rounds, "steps_a_block": args.steps, "ways": {}}
+    of = case(name, args)
+    with ExitStack() as stack:
+        answers = {
+            way: answering(of, make()) if args.together else elsewhere([name, way, *folders], stack)
+            for way, make in ways(name, of).items()
         }
-    made.clear()
+        timed = {threads: in_turns(answers, threads, args.rounds, args.steps) for threads in args.threads}
+        for way, answer in answers.items():
+            told["ways"][way] = answer({}) | {f"{threads} threads": figures[way] for threads, figures in timed.items()}
+        answers.clear()
     gc.collect()
+    torch.set_num_threads(1)
     for way in told["ways"]:
         told["ways"][way]["peak_mb"] = peak_mb(["--peak", name, way, *folders])
         print(name, way, json.dumps(told["ways"][way]), flush=True)
@@ -324,9 +356,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="blocks of each way")
     parser.add_argument("--steps", type=int, default=3, help="steps in a block that are timed")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help="print the peak of memory of one way, and end")
+    parser.add_argument("--serve", nargs=2, metavar=("CASE", "WAY"), help=argparse.SUPPRESS)
+    parser.add_argument("--together", action="store_true", help="all ways in one process")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.serve:
+        of = case(args.serve[0], args)
+        answer = answering(of, ways(args.serve[0], of)[args.serve[1]]())
+        for line in sys.stdin:
+            print(json.dumps(answer(json.loads(line))), flush=True)
+        return
     if args.peak:
         of = case(args.peak[0], args)
         ways(args.peak[0], of)[args.peak[1]]().steps((of.batches * 6)[:6], perf_counter)
@@ -340,7 +380,8 @@ def main() -> None:
         else:
             print("(c) is left out: it needs --backbone and --banking77")
     result = {
-        "command": "python benchmarks/sparse_step.py --backbone ENCODER --banking77 FOLDER",
+        "command": "python benchmarks/sparse_step.py --backbone ENCODER --banking77 FOLDER"
+        + " --together" * args.together,
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("nacre", "torch", "transformers", "peft")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import nacre
 from nacre.adapters import (
     adapters_in,
     answering_with,
+    decomposed,
+    describe,
     effective,
     load_adapters,
     merged,
     put_in,
+    put_in_osf,
+    rebuild,
     save_adapters,
     targets_in,
 )
@@ -164,6 +169,35 @@ def test_merged_equals_unmerged_and_leaves_the_model_alone(kind: Any):
     assert same(there, net.state_dict())
     assert torch.equal(merged(net).body(x), Net().eval().body(x))
     assert who.stages[0].method.count == 3
+
+
+def test_ranks_and_scales_of_single_layers_are_described_and_made_again():
+    config = peft.LoraConfig(
+        r=2, lora_alpha=4, target_modules=r"body\.(0|4)", rank_pattern={"body.0": 3}, alpha_pattern={"body.0": 9}
+    )
+    made = Net()
+    put_in(made, "one", config)
+    again = Net()
+    rebuild(again, json.loads(json.dumps(describe(made))))
+    assert [t.shape for t in again.state_dict().values()] == [t.shape for t in made.state_dict().values()]
+    assert made.body[0].scaling == again.body[0].scaling == {"one": 3.0}
+    assert made.body[4].scaling == again.body[4].scaling == {"one": 2.0}
+
+
+def test_factors_that_stand_for_a_weight_are_merged_and_never_dropped():
+    net, x = Net().eval(), torch.randn(5, 8)
+    put_in_osf(net, {"body.0": decomposed(net.body[0].weight, 2)})
+    put_in(net, "one", config_of("lora", ["body.4"], 2, 6.0))
+    with torch.no_grad():
+        for name, param in net.named_parameters():
+            if "_low" in name or "lora_B" in name:
+                param.add_(torch.randn_like(param))
+    with answering_with(net, "one"):
+        far = net.body(x)
+    assert not torch.allclose(far, Net().eval().body(x), atol=1e-2)
+    assert torch.allclose(merged(net, "one").body(x), far, atol=1e-5)
+    assert not adapted(merged(net))
+    assert torch.allclose(merged(net).body[0](x), net.body[0](x), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,11 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     told = {}
     for name, config in adapters_in(model).items():
         places = {p: layer for p, layer in layers.items() if any(True for _ in tensors_of(layer, name))}
-        settings = {k: v for k, v in config.to_dict().items() if isinstance(v, (bool, int, float, str))}
+        settings = {
+            key: value
+            for key, value in config.to_dict().items()
+            if isinstance(value, (bool, int, float, str)) or key in ("rank_pattern", "alpha_pattern")
+        }
         settings["peft_type"] = getattr(config.peft_type, "value", str(config.peft_type))
         settings.pop("task_type", None)
         settings["target_modules"] = exactly([_plain(p) for p in places])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -165,19 +165,24 @@ def train_only(model: nn.Module, name: str) -> None:
     for param_name, param in model.named_parameters():
         if not param_name.startswith(tuple(f"{p}." for p in heads)):
             param.requires_grad_(False)
+    adapters = adapters_in(model)
     for layer in adapted(model).values():
-        layer.set_adapter(name)
+        layer.set_adapter([*_always(layer, adapters), name])
 
 
 @contextmanager
 def answering_with(model: nn.Module, *names: str) -> Iterator[None]:
-    """Inside, the model answers with these adapters, or with none; what answers and trains is as before afterwards."""
+    """Inside, the model answers with these adapters, or with none; what answers and trains is as before afterwards.
+
+    What is no adapter but stands for the weights while a stage runs, such as the factors of OSFT, goes on answering.
+    """
     layers = adapted(model).values()
     before = [(layer, list(layer.active_adapters)) for layer in layers]
     free = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+    adapters = adapters_in(model)
     try:
         for layer in layers:
-            layer.set_adapter(list(names), inference_mode=True)
+            layer.set_adapter([*_always(layer, adapters), *names], inference_mode=True)
         yield
     finally:
         for layer, active in before:
@@ -196,6 +201,8 @@ def base_fingerprint(model: nn.Module) -> str:
 def merged(model: nn.Module, name: str | None = None) -> nn.Module:
     """A copy of a model in which one adapter is merged into the weights, or which has none, without PEFT's layers.
 
+    What is no adapter but stands for the weights while a stage runs, such as the factors of OSFT, is merged in any case.
+
     Args:
         model: The model; it stays as it is.
         name: The adapter; None merges none and takes all out.
@@ -208,14 +215,22 @@ def merged(model: nn.Module, name: str | None = None) -> nn.Module:
     """
     if name is not None and name not in adapters_in(model):
         raise UnknownName("adapter", name, adapters_in(model))
-    plain = copy.deepcopy(bare(model))
+    plain, adapters = copy.deepcopy(bare(model)), adapters_in(model)
     for place, layer in adapted(plain).items():
-        if name is not None:
-            layer.merge(adapter_names=[name])
+        there = layer._all_available_adapter_names()
+        layer.merge(adapter_names=[*(n for n in there if n == name), *_always(layer, adapters)])
         holder, _, leaf = place.rpartition(".")
         setattr(plain.get_submodule(holder), leaf, layer.get_base_layer())
     plain.__dict__.pop("peft_config", None)
     return plain
+
+
+def _always(layer: Any, adapters: Mapping[str, Any]) -> list[str]:
+    """What answers in a layer and is no adapter: it stands for the weight while a stage runs, as OSFT's factors do.
+
+    It comes first among what is active: PEFT's layer of such factors answers with the first alone.
+    """
+    return [name for name in layer._all_available_adapter_names() if name not in adapters]
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
