@@ -54,8 +54,8 @@ class Entries:
         self.leaf, self.shape, self.required = leaf, weight.shape, weight.requires_grad
         self.weight = weight
         self.index = _places(chosen, weight.device)  # (chosen,)
-        self.version = self.wrote = -1  # of the values, and of the weight, when they were last written
-        self.last = torch.empty(0)  # the values that were
+        self.version = -1  # of the values when they were last written
+        self.last, self.into = torch.empty(0), (-1, 0)  # what was, and the version and place of the weight after it
         self.crow = self.column = self.zeros = torch.empty(0)  # the pattern of a matrix
         self.rows = self.within = torch.empty(0)  # where rows of a table, and entries, lie among rows with chosen ones
         self.many = 0  # how many rows of a table hold any
@@ -76,18 +76,22 @@ class Entries:
         """
         values, version = values.detach(), values._version
         on_cpu = values.device.type == "cpu"
-        if on_cpu and self.wrote == self.weight._version and torch.equal(self.last, values):
+        if on_cpu and self.into == self._weight_now() and torch.equal(self.last, values):
             self.version = version
             return
         weight = self.weight.detach() if version != self.version else self.weight.data
         with torch.no_grad():
             weight.view(-1).scatter_(0, self.index.long(), values)
-        self.version, self.wrote = version, self.weight._version
-        self.last = values.clone() if on_cpu else self.last
+        self.version = version
+        if on_cpu:
+            self.last, self.into = values.clone(), self._weight_now()
+
+    def _weight_now(self) -> tuple[int, int]:
+        return self.weight._version, self.weight.data_ptr()
 
     def to(self, device: torch.device) -> None:
         """Follow the layer to a device."""
-        self.index = self.index.to(device)
+        self.index, self.last = self.index.to(device), torch.empty(0)
         self.crow, self.column, self.zeros = (t.to(device) for t in (self.crow, self.column, self.zeros))
         self.rows, self.within = self.rows.to(device), self.within.to(device)
 
