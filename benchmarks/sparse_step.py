@@ -346,6 +346,14 @@ def claims(cases: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+def command(args: argparse.Namespace) -> str:
+    """How the last figures were made."""
+    folders = ["--backbone ENCODER --banking77 FOLDER"] if "c" in args.cases else []
+    cases = ["--cases " + " ".join(args.cases)] if args.cases != list(CASES) else []
+    together = ["--together"] if args.together else []
+    return " ".join(["python benchmarks/sparse_step.py", *folders, *cases, *together, f"--rounds {args.rounds}"])
+
+
 def main() -> None:
     """Measure, print and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

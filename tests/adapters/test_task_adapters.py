@@ -26,17 +26,19 @@ from nacre.adapters import (
     rebuild,
     save_adapters,
     targets_in,
+    unwrapped,
 )
-from nacre.adapters.layers import adapted, config_of
+from nacre.adapters.layers import adapted, config_of, train_only
 from nacre.backbones import Classifier, backbone
 from nacre.checks.worlds import TEXT
+from nacre.core.errors import BadUse
 from nacre.core.method import compose
 from nacre.core.model import fingerprint
 from nacre.core.optim import MadeOptimizer
 from nacre.core.rows import Batch
 from nacre.heads import GrowingLinear
 from nacre.learner import Learner, Stage
-from nacre.methods import ER, EWC, TaskAdapters
+from nacre.methods import ER, EWC, OSFT, TaskAdapters
 from tests.texts import small
 
 ADAMW = MadeOptimizer("adamw", 0.02, [], {"weight_decay": 0.1})
@@ -171,33 +173,86 @@ def test_merged_equals_unmerged_and_leaves_the_model_alone(kind: Any):
     assert who.stages[0].method.count == 3
 
 
-def test_ranks_and_scales_of_single_layers_are_described_and_made_again():
-    config = peft.LoraConfig(
-        r=2, lora_alpha=4, target_modules=r"body\.(0|4)", rank_pattern={"body.0": 3}, alpha_pattern={"body.0": 9}
-    )
-    made = Net()
-    put_in(made, "one", config)
-    again = Net()
+@pytest.mark.parametrize("key", ["body.0", r"^body\.0", "0"])
+def test_ranks_and_scales_of_single_layers_are_kept_wherever_they_are_told(tmp_path: Path, key: str):
+    patterns: Any = {"rank_pattern": {key: 3}, "alpha_pattern": {key: 9}}
+    made, again, read, x = Net().eval(), Net().eval(), Net().eval(), torch.randn(5, 8)
+    put_in(made, "one", peft.LoraConfig(r=2, lora_alpha=4, target_modules=r"body\.(0|4)", **patterns))
+    with torch.no_grad():
+        for name, param in made.named_parameters():
+            if "lora_B" in name:
+                param.normal_()
     rebuild(again, json.loads(json.dumps(describe(made))))
-    assert [t.shape for t in again.state_dict().values()] == [t.shape for t in made.state_dict().values()]
-    assert made.body[0].scaling == again.body[0].scaling == {"one": 3.0}
-    assert made.body[4].scaling == again.body[4].scaling == {"one": 2.0}
+    again.load_state_dict(made.state_dict())
+    save_adapters(made, tmp_path)
+    load_adapters(read, tmp_path)
+    plain = peft.PeftModel.from_pretrained(Net().eval().body, tmp_path / "one")
+    assert made.body[0].scaling == {"one": 3.0} and made.body[4].scaling == {"one": 2.0}
+    for body in (again.body, read.body, plain):
+        assert torch.equal(body(x), made.body(x))
 
 
-def test_factors_that_stand_for_a_weight_are_merged_and_never_dropped():
-    net, x = Net().eval(), torch.randn(5, 8)
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")  # "body.0" means no layer there
+@pytest.mark.parametrize("key", ["^0", "0", "body.0"])
+def test_patterns_of_what_peft_wrapped_go_by_the_layers_that_they_meant(key: str):
+    patterns: Any = {"rank_pattern": {key: 5}, "alpha_pattern": {key: 50}}
+    made, again = Net(), Net()
+    made.body = peft.get_peft_model(made.body, peft.LoraConfig(r=2, target_modules=["0", "4"], **patterns))
+    rebuild(again, json.loads(json.dumps(describe(made))))
+    again.load_state_dict(unwrapped(made.state_dict()))
+    layers = [layer for layer in adapted(made).values()]
+    assert [layer.scaling for layer in adapted(again).values()] == [layer.scaling for layer in layers]
+    assert (layers[0].r["default"] == 5) == (key != "body.0")
+
+
+def factored() -> nn.Module:
+    """OSFT's factors in one layer and an adapter in another, none of them at its start."""
+    net = Net().eval()
     put_in_osf(net, {"body.0": decomposed(net.body[0].weight, 2)})
     put_in(net, "one", config_of("lora", ["body.4"], 2, 6.0))
     with torch.no_grad():
         for name, param in net.named_parameters():
             if "_low" in name or "lora_B" in name:
                 param.add_(torch.randn_like(param))
+    return net
+
+
+def test_factors_that_stand_for_a_weight_are_merged_and_never_dropped():
+    net, x = factored(), torch.randn(5, 8)
     with answering_with(net, "one"):
-        far = net.body(x)
-    assert not torch.allclose(far, Net().eval().body(x), atol=1e-2)
-    assert torch.allclose(merged(net, "one").body(x), far, atol=1e-5)
+        both = net.body(x)
+    with answering_with(net):
+        factors = net.body(x)
+    assert not torch.allclose(both, factors, atol=1e-2)
+    assert not torch.allclose(factors, Net().eval().body(x), atol=1e-2)
+    for part in (net.body, merged(net, "one").body):
+        assert torch.allclose(part(x), both, atol=1e-4)
     assert not adapted(merged(net))
-    assert torch.allclose(merged(net).body[0](x), net.body[0](x), atol=1e-5)
+    for part in (merged(net).body, merged(net.body)):
+        assert torch.allclose(part(x), factors, atol=1e-4)
+    train_only(net, "one")
+    assert not any(p.requires_grad for n, p in net.named_parameters() if "_low" in n)
+    assert torch.allclose(net.body(x), both, atol=1e-5)
+    told = describe(net)
+    assert told is not None and told["active"] == ["one"]
+
+
+def test_a_part_of_a_model_answers_with_the_adapters_that_are_asked_for():
+    net, x = Net().eval(), torch.randn(5, 8)
+    bare = net.body(x)
+    put_in(net, "one", config_of("lora", ["body.4"], 2, 6.0))
+    with torch.no_grad():
+        net.body[4].lora_B["one"].weight.normal_()
+    with answering_with(net.body):
+        assert torch.equal(net.body(x), bare)
+    assert torch.equal(merged(net.body)(x), bare) and not torch.equal(net.body(x), bare)
+
+
+def test_factors_beside_adapters_are_refused_before_the_first_step():
+    parts = compose(OSFT(target="body.0"), TaskAdapters(target="body.4", rank=2))
+    who = Learner(Net(norm=False), (Stage(parts, ADAMW, epochs=1, batch_size=10),), seed=1)
+    with pytest.raises(BadUse, match="a stage of its own"):
+        next(iter(who.learn(stream(told=True))))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,11 +28,8 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     told = {}
     for name, config in adapters_in(model).items():
         places = {p: layer for p, layer in layers.items() if any(True for _ in tensors_of(layer, name))}
-        settings = {
-            key: value
-            for key, value in config.to_dict().items()
-            if isinstance(value, (bool, int, float, str)) or key in ("rank_pattern", "alpha_pattern")
-        }
+        settings = {k: v for k, v in config.to_dict().items() if isinstance(v, (bool, int, float, str))}
+        settings |= patterns(config, name, {_plain(p): layer for p, layer in places.items()})
         settings["peft_type"] = getattr(config.peft_type, "value", str(config.peft_type))
         settings.pop("task_type", None)
         settings["target_modules"] = exactly([_plain(p) for p in places])
@@ -41,8 +39,22 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
         told[name] = settings
     if not told:  # those of a stage of OSFT: they are gone when it ends
         return None
-    active = list(next(iter(layers.values())).active_adapters)
-    return {"adapters": told, "active": active}
+    active = [n for layer in layers.values() for n in layer.active_adapters if n in told]
+    return {"adapters": told, "active": list(dict.fromkeys(active))}
+
+
+def patterns(config: Any, name: str, layers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The ranks and scales of LoRA in single layers, where they are not the config's, as settings of a config.
+
+    A user's own patterns may go by names that the layers have elsewhere: these go by the names given, and match nothing else.
+    """
+    if not hasattr(config, "alpha_pattern"):
+        return {}
+    held = [(f"^{re.escape(place)}", layer.r[name], layer.lora_alpha[name]) for place, layer in layers.items()]
+    return {
+        "rank_pattern": {place: rank for place, rank, _ in held if rank != config.r},
+        "alpha_pattern": {place: alpha for place, _, alpha in held if alpha != config.lora_alpha},
+    }
 
 
 def rebuild(model: nn.Module, told: dict[str, Any] | None) -> None:

@@ -54,8 +54,7 @@ class Entries:
         self.leaf, self.shape, self.required = leaf, weight.shape, weight.requires_grad
         self.weight = weight
         self.index = _places(chosen, weight.device)  # (chosen,)
-        self.version = -1  # of the values when they were last written
-        self.last, self.into = torch.empty(0), (-1, 0)  # what was, and the version and place of the weight after it
+        self.version = -1
         self.crow = self.column = self.zeros = torch.empty(0)  # the pattern of a matrix
         self.rows = self.within = torch.empty(0)  # where rows of a table, and entries, lie among rows with chosen ones
         self.many = 0  # how many rows of a table hold any
@@ -71,27 +70,16 @@ class Entries:
     def write(self, values: Tensor) -> None:
         """Put the values into the tensor.
 
-        Only where they have changed does the tensor count as changed: a graph that was made before goes on being valid. On the
-        CPU values that are in are not put in again; they are compared, for those changed through `.data` keep their version.
+        Only where they have changed does the tensor count as changed: a graph that was made before goes on being valid.
         """
-        values, version = values.detach(), values._version
-        on_cpu = values.device.type == "cpu"
-        if on_cpu and self.into == self._weight_now() and torch.equal(self.last, values):
-            self.version = version
-            return
-        weight = self.weight.detach() if version != self.version else self.weight.data
+        weight = self.weight.detach() if values._version != self.version else self.weight.data
         with torch.no_grad():
-            weight.view(-1).scatter_(0, self.index.long(), values)
-        self.version = version
-        if on_cpu:
-            self.last, self.into = values.clone(), self._weight_now()
-
-    def _weight_now(self) -> tuple[int, int]:
-        return self.weight._version, self.weight.data_ptr()
+            weight.view(-1).scatter_(0, self.index.long(), values.detach())
+        self.version = values._version
 
     def to(self, device: torch.device) -> None:
         """Follow the layer to a device."""
-        self.index, self.last = self.index.to(device), torch.empty(0)
+        self.index = self.index.to(device)
         self.crow, self.column, self.zeros = (t.to(device) for t in (self.crow, self.column, self.zeros))
         self.rows, self.within = self.rows.to(device), self.within.to(device)
 

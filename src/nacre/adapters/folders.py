@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..core.errors import BadData, BadModel, BadSetting, UnknownName
 from ..core.files import first_line
 from ..core.in_use import BASE, adapted
 from ..core.model import bare
+from .described import patterns
 from .layers import adapters_in, exactly, peft_for, put_in, tensors_of
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -59,6 +61,10 @@ def save_adapters(
         config = copy.copy(known[name])
         config.target_modules = exactly([p.removeprefix(root) for p in layers])
         config.base_model_name_or_path, config.inference_mode = base, True
+        for setting, pattern in patterns(
+            config, name, {p.removeprefix(root): layer for p, layer in layers.items()}
+        ).items():
+            setattr(config, setting, pattern)
         if hasattr(config, "feedforward_modules"):
             inputs = [p for p, layer in layers.items() if layer.is_feedforward]
             config.feedforward_modules = exactly([p.removeprefix(root) for p in inputs])
@@ -115,6 +121,9 @@ def _load_one(model: nn.Module, root: str, folder: Path, config: Any, tensors: d
             "load it into the backbone that it was trained on"
         )
     config.target_modules = exactly([root + name for name in layers])
+    for setting in ("rank_pattern", "alpha_pattern"):
+        if pattern := getattr(config, setting, None):
+            setattr(config, setting, _of_layers(pattern, root, layers))
     if getattr(config, "feedforward_modules", None):
         config.feedforward_modules = exactly([root + name for name in layers if _is_feedforward(name, tensors)])
     config.inference_mode = False
@@ -130,6 +139,14 @@ def _load_one(model: nn.Module, root: str, folder: Path, config: Any, tensors: d
                         "into the backbone that it was trained on"
                     )
                 param.copy_(kept)
+
+
+def _of_layers(pattern: dict[str, Any], root: str, layers: list[str]) -> dict[str, Any]:
+    """What a pattern says of layers that are called otherwise here, by their names here."""
+    from peft.utils.other import get_pattern_key
+
+    keys = {name: get_pattern_key(list(pattern), name) for name in layers}
+    return {f"^{re.escape(root + name)}": pattern[key] for name, key in keys.items() if key in pattern}
 
 
 def _is_feedforward(layer: str, tensors: dict[str, Tensor]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from ..core.model import bare, fingerprint, head_prefixes
 Kind = Literal["lora", "ia3"]
 CALLED = {"LORA": "lora", "IA3": "ia3"}
 """The kinds that are put in here, by PEFT's name for them."""
+FACTORS = "nacre_osft"
+"""What PEFT calls the factors of OSFT: a name that nobody else gives."""
 
 
 def peft_for(what: str) -> Any:
@@ -159,30 +161,33 @@ def put_in(model: nn.Module, name: str, config: Any, seed: int = 0) -> None:
 
 
 def train_only(model: nn.Module, name: str) -> None:
-    """Let one adapter answer and train, beside whatever trains in the head; all else is frozen."""
+    """Let one adapter answer and train, beside whatever trains in the head; all else is frozen.
+
+    Factors of OSFT are frozen, too, and go on answering.
+    """
     model = bare(model)
     heads = head_prefixes(model)
     for param_name, param in model.named_parameters():
         if not param_name.startswith(tuple(f"{p}." for p in heads)):
             param.requires_grad_(False)
-    adapters = adapters_in(model)
     for layer in adapted(model).values():
-        layer.set_adapter([*_always(layer, adapters), name])
+        layer.set_adapter([*_factors(layer), name])
+        for _, param in tensors_of(layer, FACTORS):
+            param.requires_grad_(False)
 
 
 @contextmanager
 def answering_with(model: nn.Module, *names: str) -> Iterator[None]:
     """Inside, the model answers with these adapters, or with none; what answers and trains is as before afterwards.
 
-    What is no adapter but stands for the weights while a stage runs, such as the factors of OSFT, goes on answering.
+    Factors of OSFT, which stand for weights while a stage runs, go on answering.
     """
     layers = adapted(model).values()
     before = [(layer, list(layer.active_adapters)) for layer in layers]
     free = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
-    adapters = adapters_in(model)
     try:
         for layer in layers:
-            layer.set_adapter([*_always(layer, adapters), *names], inference_mode=True)
+            layer.set_adapter([*_factors(layer), *names], inference_mode=True)
         yield
     finally:
         for layer, active in before:
@@ -201,7 +206,7 @@ def base_fingerprint(model: nn.Module) -> str:
 def merged(model: nn.Module, name: str | None = None) -> nn.Module:
     """A copy of a model in which one adapter is merged into the weights, or which has none, without PEFT's layers.
 
-    What is no adapter but stands for the weights while a stage runs, such as the factors of OSFT, is merged in any case.
+    Factors of OSFT, which stand for weights while a stage runs, are merged in any case.
 
     Args:
         model: The model; it stays as it is.
@@ -215,22 +220,22 @@ def merged(model: nn.Module, name: str | None = None) -> nn.Module:
     """
     if name is not None and name not in adapters_in(model):
         raise UnknownName("adapter", name, adapters_in(model))
-    plain, adapters = copy.deepcopy(bare(model)), adapters_in(model)
+    plain = copy.deepcopy(bare(model))
     for place, layer in adapted(plain).items():
-        there = layer._all_available_adapter_names()
-        layer.merge(adapter_names=[*(n for n in there if n == name), *_always(layer, adapters)])
+        if names := [n for n in layer._all_available_adapter_names() if n in (name, FACTORS)]:
+            layer.merge(adapter_names=names)
         holder, _, leaf = place.rpartition(".")
         setattr(plain.get_submodule(holder), leaf, layer.get_base_layer())
     plain.__dict__.pop("peft_config", None)
     return plain
 
 
-def _always(layer: Any, adapters: Mapping[str, Any]) -> list[str]:
-    """What answers in a layer and is no adapter: it stands for the weight while a stage runs, as OSFT's factors do.
+def _factors(layer: Any) -> list[str]:
+    """What PEFT calls the factors of OSFT in a layer, which stand for its weight while a stage runs, where it has any.
 
-    It comes first among what is active: PEFT's layer of such factors answers with the first alone.
+    They come first among what is active: PEFT's layer of such factors answers with the first alone.
     """
-    return [name for name in layer._all_available_adapter_names() if name not in adapters]
+    return [name for name in layer._all_available_adapter_names() if name == FACTORS]
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -18,10 +18,9 @@ from ..core.errors import BadSetting
 from ..core.in_use import adapted
 from ..core.model import bare, exact
 from ..core.state import Tensors
-from .layers import peft_for
+from .layers import FACTORS, peft_for
 from .rescaled import rescalable
 
-NAME = "nacre_osft"  # what PEFT calls it: a name that nobody else gives
 LOW = ("U_low", "S_low", "V_low")
 
 
@@ -87,18 +86,18 @@ def merge_osf(model: nn.Module) -> None:
     for name, layer in _put_in(model).items():
         plain = layer.get_base_layer()
         with exact(plain.weight.device):
-            plain.weight.copy_(plain.weight + layer.get_delta_weight(NAME))
+            plain.weight.copy_(plain.weight + layer.get_delta_weight(FACTORS))
         _replace(model, name, plain)
 
 
 def factor(layer: str, leaf: str) -> str:
     """The name that the parameter `U_low`, `S_low` or `V_low` of a layer has."""
-    return f"{layer}.osf_svd_params.{NAME}.{leaf}"
+    return f"{layer}.osf_svd_params.{FACTORS}.{leaf}"
 
 
 def _put_in(model: nn.Module) -> dict[str, Any]:
     """The layers that have factors, by name."""
-    return {n: layer for n, layer in adapted(model).items() if NAME in getattr(layer, "osf_svd_params", ())}
+    return {n: layer for n, layer in adapted(model).items() if FACTORS in getattr(layer, "osf_svd_params", ())}
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
@@ -113,14 +112,14 @@ def _around(layer: Any, cut: Tensors) -> nn.Module:
 
     out, width = layer.weight.shape
     with torch.device("meta"):  # PEFT's own decomposition costs nothing there
-        around: Any = Linear(nn.Linear(width, out), NAME, OSFConfig(), effective_rank=cut["U_high"].shape[1])
+        around: Any = Linear(nn.Linear(width, out), FACTORS, OSFConfig(), effective_rank=cut["U_high"].shape[1])
     around._detach_hooks()
     cut = {leaf: t.to(layer.weight.device) for leaf, t in cut.items()}
     around.base_layer = layer
-    around.osf_svd_params[NAME] = nn.ParameterDict({leaf: nn.Parameter(cut[leaf].clone()) for leaf in LOW})
+    around.osf_svd_params[FACTORS] = nn.ParameterDict({leaf: nn.Parameter(cut[leaf].clone()) for leaf in LOW})
     for leaf in (*LOW, "U_high", "V_high"):
         held = getattr(around, f"_osf_{leaf}_init" if leaf in LOW else f"_osf_{leaf}")
-        if NAME in held:  # PEFT keeps no protected basis that follows from the rest
-            held[NAME] = cut[leaf]
-    around._attach_hooks(NAME)
+        if FACTORS in held:  # PEFT keeps no protected basis that follows from the rest
+            held[FACTORS] = cut[leaf]
+    around._attach_hooks(FACTORS)
     return around.train(layer.training)
