@@ -311,7 +311,13 @@ def peak_mb(command: list[str]) -> float:
 def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one case."""
     folders = ["--backbone", str(args.backbone), "--banking77", str(args.banking77)] if name == "c" else []
-    told: dict[str, Any] = {"about": CASES[name], "rounds": args.rounds, "steps_a_block": args.steps, "ways": {}}
+    told: dict[str, Any] = {
+        "about": CASES[name],
+        "command": command(name, args),
+        "rounds": args.rounds,
+        "steps_a_block": args.steps,
+        "ways": {},
+    }
     of = case(name, args)
     with ExitStack() as stack:
         answers = {
@@ -346,12 +352,10 @@ def claims(cases: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def command(args: argparse.Namespace) -> str:
-    """How the last figures were made."""
-    folders = ["--backbone ENCODER --banking77 FOLDER"] if "c" in args.cases else []
-    cases = ["--cases " + " ".join(args.cases)] if args.cases != list(CASES) else []
-    together = ["--together"] if args.together else []
-    return " ".join(["python benchmarks/sparse_step.py", *folders, *cases, *together, f"--rounds {args.rounds}"])
+def command(name: str, args: argparse.Namespace) -> str:
+    """How the figures of a case are made anew."""
+    folders = " --backbone ENCODER --banking77 FOLDER" * (name == "c")
+    return f"python benchmarks/sparse_step.py{folders} --cases {name}{' --together' * args.together} --rounds {args.rounds}"
 
 
 def main() -> None:
@@ -388,8 +392,6 @@ def main() -> None:
         else:
             print("(c) is left out: it needs --backbone and --banking77")
     result = {
-        "command": "python benchmarks/sparse_step.py --backbone ENCODER --banking77 FOLDER"
-        + " --together" * args.together,
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("nacre", "torch", "transformers", "peft")},

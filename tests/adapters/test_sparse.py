@@ -395,7 +395,8 @@ def test_a_batch_without_rows_and_a_weight_without_choice():
 @pytest.mark.parametrize("rows,width", [(1, 1), (1, 5), (7, 1), (33, 65), (0, 3), (3, 0)])
 def test_a_transpose_is_that_of_torch_whatever_the_strides(rows, width, dtype):
     for matrix in (torch.randn(rows, width, dtype=dtype), torch.randn(width, 2 * rows, dtype=dtype).t()[::2]):
-        assert torch.equal(entries.transposed(matrix), matrix.t())
+        found = entries.transposed(matrix)
+        assert torch.equal(found, matrix.t()) and found.is_contiguous()
 
 
 def test_the_product_has_the_bits_of_torch_s_own_copies():

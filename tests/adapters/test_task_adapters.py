@@ -200,9 +200,16 @@ def test_patterns_of_what_peft_wrapped_go_by_the_layers_that_they_meant(key: str
     made.body = peft.get_peft_model(made.body, peft.LoraConfig(r=2, target_modules=["0", "4"], **patterns))
     rebuild(again, json.loads(json.dumps(describe(made))))
     again.load_state_dict(unwrapped(made.state_dict()))
-    layers = [layer for layer in adapted(made).values()]
+    layers = list(adapted(made).values())
     assert [layer.scaling for layer in adapted(again).values()] == [layer.scaling for layer in layers]
     assert (layers[0].r["default"] == 5) == (key != "body.0")
+
+
+def test_adapters_with_patterns_of_another_kind_are_described_too():
+    net = Net()
+    net.body = peft.get_peft_model(net.body, peft.LoHaConfig(r=2, target_modules=["0"], alpha_pattern={"0": 5}))
+    told = describe(net)
+    assert told is not None and told["adapters"]["default"]["peft_type"] == "LOHA"
 
 
 def factored() -> nn.Module:

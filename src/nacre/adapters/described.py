@@ -48,7 +48,7 @@ def patterns(config: Any, name: str, layers: Mapping[str, Any]) -> dict[str, dic
 
     A user's own patterns may go by names that the layers have elsewhere: these go by the names given, and match nothing else.
     """
-    if not hasattr(config, "alpha_pattern"):
+    if getattr(config.peft_type, "value", config.peft_type) != "LORA":
         return {}
     held = [(f"^{re.escape(place)}", layer.r[name], layer.lora_alpha[name]) for place, layer in layers.items()]
     return {

@@ -57,17 +57,16 @@ def save_adapters(
             for place, layer in adapted(model).items()
             for path, param in tensors_of(layer, name)
         }
-        layers = {p: layer for p, layer in adapted(model).items() if any(True for _ in tensors_of(layer, name))}
+        holding = {p: layer for p, layer in adapted(model).items() if any(True for _ in tensors_of(layer, name))}
+        layers = {p.removeprefix(root): layer for p, layer in holding.items()}
         config = copy.copy(known[name])
-        config.target_modules = exactly([p.removeprefix(root) for p in layers])
+        config.target_modules = exactly(list(layers))
         config.base_model_name_or_path, config.inference_mode = base, True
-        for setting, pattern in patterns(
-            config, name, {p.removeprefix(root): layer for p, layer in layers.items()}
-        ).items():
+        for setting, pattern in patterns(config, name, layers).items():
             setattr(config, setting, pattern)
         if hasattr(config, "feedforward_modules"):
             inputs = [p for p, layer in layers.items() if layer.is_feedforward]
-            config.feedforward_modules = exactly([p.removeprefix(root) for p in inputs])
+            config.feedforward_modules = exactly(inputs)
         (place_of := Path(folder) / name).mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(place_of))
         save_file(tensors, place_of / WEIGHTS, metadata={"format": "pt"})
